@@ -1,0 +1,215 @@
+"""Strict configuration: frozen dataclasses to and from plain mappings, and typed overrides.
+
+Our own files and recipes are strict: an unknown key raises and names the nearest known one. Foreign checkpoint files
+carry keys nobody here has seen, so there an unknown key only warns, unless it looks like a misspelt known key that is
+absent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from llada_uni.errors import ConfigError
+
+__all__ = ["from_mapping", "override", "read_json", "to_mapping"]
+
+ConfigT = TypeVar("ConfigT")
+
+
+def from_mapping(
+    cls: type[ConfigT],
+    mapping: Mapping[str, Any],
+    *,
+    source: str,
+    foreign: bool = False,
+    ignored: Sequence[str] = (),
+) -> ConfigT:
+    """Build the frozen dataclass ``cls`` from ``mapping``.
+
+    Absent keys take the dataclass defaults. ``source`` names the file in messages. With ``foreign`` unknown keys warn
+    instead of raising, except those that resemble a known key that is absent; keys starting with ``_`` and keys in
+    ``ignored`` are metadata and skipped silently.
+
+    Raises:
+        ConfigError: an unknown key, a missing required key, or a value of the wrong type.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if key in fields:
+            values[key] = _coerce(value, hints[key], f"{source}: {key}", foreign=foreign)
+        elif not (foreign and (key.startswith("_") or key in ignored)):
+            _unknown_key(
+                key,
+                absent=[k for k in fields if k not in mapping],
+                known=list(fields),
+                source=source,
+                foreign=foreign,
+            )
+    missing = [k for k, f in fields.items() if k not in values and _required(f)]
+    if missing:
+        raise ConfigError(f"{source}: missing {', '.join(missing)}; expected the keys {', '.join(fields)}")
+    return cls(**values)
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """Plain JSON-ready mapping of a configuration dataclass (tuples become lists, paths become strings)."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def override(config: ConfigT, assignment: str) -> ConfigT:
+    """Copy of ``config`` with one field changed, written ``"optim.lr=2e-5"``; the text is parsed against the field's type.
+
+    Raises:
+        ConfigError: no ``=``, an unknown field (the nearest known one is named) or a value of the wrong type.
+    """
+    path, separator, text = assignment.partition("=")
+    if not separator:
+        raise ConfigError(f"expected an override such as optim.lr=2e-5, got {assignment!r}")
+    return _override(config, path.strip().split("."), text.strip(), path.strip())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Mapping held by a JSON file.
+
+    Raises:
+        ConfigError: the file is unreadable, not JSON, or not an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not valid JSON (line {error.lineno}: {error.msg})") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _override(config: Any, path: list[str], text: str, full: str) -> Any:
+    names = [f.name for f in dataclasses.fields(config)]
+    if path[0] not in names:
+        raise ConfigError(f"--set {full}: no field {path[0]!r}{_nearest(path[0], names)}")
+    current = getattr(config, path[0])
+    if len(path) > 1:
+        if not dataclasses.is_dataclass(current):
+            raise ConfigError(f"--set {full}: {path[0]!r} has no fields inside it")
+        return dataclasses.replace(config, **{path[0]: _override(current, path[1:], text, full)})
+    hint = typing.get_type_hints(type(config))[path[0]]
+    return dataclasses.replace(config, **{path[0]: _parse(text, hint, full)})
+
+
+def _parse(text: str, hint: Any, full: str) -> Any:
+    if hint is str or (_allows_text(hint) and not text.startswith(("[", "{", '"')) and text != "null"):
+        return text
+    try:
+        value = json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
+    except json.JSONDecodeError:
+        value = text
+    return _coerce(value, hint, f"--set {full}")
+
+
+def _allows_text(hint: Any) -> bool:
+    return str in typing.get_args(hint) or typing.get_origin(hint) is typing.Literal
+
+
+def _coerce(value: Any, hint: Any, where: str, *, foreign: bool = False) -> Any:
+    origin = typing.get_origin(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _coerce_union(value, hint, where, foreign=foreign)
+    if origin is typing.Literal:
+        return _expect(value in typing.get_args(hint), value, f"one of {typing.get_args(hint)}", where)
+    if origin is tuple:
+        return _coerce_tuple(value, typing.get_args(hint), where)
+    if origin in (dict, Mapping):
+        return dict(_expect(isinstance(value, Mapping), value, "an object", where))
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            return value
+        return from_mapping(
+            hint,
+            _expect(isinstance(value, Mapping), value, "an object", where),
+            source=where,
+            foreign=foreign,
+        )  # type: ignore[arg-type]
+    return _coerce_scalar(value, hint, where)
+
+
+def _coerce_union(value: Any, hint: Any, where: str, *, foreign: bool) -> Any:
+    options = typing.get_args(hint)
+    if value is None and type(None) in options:
+        return None
+    problem: ConfigError | None = None
+    for option in (o for o in options if o is not type(None)):
+        try:
+            return _coerce(value, option, where, foreign=foreign)
+        except ConfigError as error:
+            problem = error
+    assert problem is not None
+    raise problem
+
+
+def _coerce_tuple(value: Any, items: tuple[Any, ...], where: str) -> tuple[Any, ...]:
+    _expect(isinstance(value, Sequence) and not isinstance(value, str), value, "a list", where)
+    if len(items) == 2 and items[1] is Ellipsis:
+        return tuple(_coerce(v, items[0], where) for v in value)
+    _expect(len(value) == len(items), value, f"{len(items)} entries", where)
+    return tuple(_coerce(v, item, where) for v, item in zip(value, items, strict=True))
+
+
+def _coerce_scalar(value: Any, hint: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    right = isinstance(value, hint) and not (hint is not bool and isinstance(value, bool))
+    return _expect(right, value, hint.__name__, where)
+
+
+def _expect(condition: bool, value: Any, expected: str, where: str) -> Any:
+    if not condition:
+        raise ConfigError(f"{where}: expected {expected}, got {value!r}")
+    return value
+
+
+def _unknown_key(key: str, *, absent: list[str], known: list[str], source: str, foreign: bool) -> None:
+    if not foreign:
+        raise ConfigError(f"{source}: unknown key {key!r}{_nearest(key, known)}")
+    lookalike = difflib.get_close_matches(key, absent, n=1, cutoff=0.85)
+    if lookalike:
+        raise ConfigError(
+            f"{source}: unknown key {key!r} resembles {lookalike[0]!r}, which is absent; rename one of them"
+        )
+    warnings.warn(f"{source}: unknown key {key!r} is ignored", stacklevel=4)
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def _required(item: dataclasses.Field[Any]) -> bool:
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_mapping(value)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
