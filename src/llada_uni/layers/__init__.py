@@ -1,0 +1,1 @@
+"""Building blocks shared by the backbone and the decoder: attention, rotary embedding, norms, feed-forward, experts."""
