@@ -21,7 +21,7 @@ from llada_uni.layers.precision import at_least_float32, matmul_dtype
 __all__ = ["ExpertBackend", "Experts", "MoE", "Router", "Routing", "expert_counts", "route"]
 
 ExpertBackend = Literal["grouped", "loop"]
-_GROUPED_MM_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_GROUPED_MM_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # and rows of a multiple of 16 bytes
 
 
 class Routing(NamedTuple):
@@ -116,7 +116,7 @@ class Router(nn.Module):
 
 
 class Experts(nn.Module):
-    """``E`` SwiGLU experts with stacked weights: ``gate_proj`` and ``up_proj`` ``[E, I, H]``, ``down_proj`` ``[E, H, I]``.
+    """``E`` SwiGLU experts, weights stacked: ``gate_proj`` and ``up_proj`` ``[E, I, H]``, ``down_proj`` ``[E, H, I]``.
 
     ``forward(x [N, H], routing)`` returns the weighted sum of the chosen experts' outputs ``[N, H]``; no token is ever
     dropped. Products with the router weights and their sum are float32 or wider, as in the released model.
@@ -180,7 +180,8 @@ def _grouped(x: Tensor, routing: Routing, gate: Tensor, up: Tensor, down: Tensor
 
 def _grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     """``x [M, in]`` in ``E`` consecutive segments (exclusive ``ends``), segment ``e`` times ``weight[e] [out, in]``."""
-    if x.dtype in _GROUPED_MM_DTYPES:
+    aligned = all(n * x.element_size() % 16 == 0 for n in weight.shape[1:])
+    if aligned and x.dtype in _GROUPED_MM_DTYPES:
         return F.grouped_mm(x, weight.transpose(1, 2), offs=ends)
     sizes = torch.diff(ends, prepend=ends.new_zeros(1)).tolist()
     return torch.cat([F.linear(part, w) for part, w in zip(x.split(sizes), weight.unbind(), strict=True)])

@@ -1,0 +1,230 @@
+"""The backbone behind the block sampler: one that recomputes everything, one that caches finished blocks exactly.
+
+A finished block sees only itself and earlier blocks, so its keys and values never change once its ids are final:
+caching them loses nothing. They must come from a pass over the final ids; that pass is merged with the first step of
+the next block, in one call over [finished block | active block] under the block-causal mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from llada_uni.backbone.cache import KeyValueCache
+from llada_uni.backbone.model import Backbone
+from llada_uni.backbone.packing import Part, PrefixView, pack, side_by_side
+from llada_uni.protocols import BranchKey, BranchStep, Prefix, StepBatch
+
+__all__ = ["CachedDenoiser", "ReferenceDenoiser"]
+
+
+class ReferenceDenoiser:
+    """Recomputes the whole window of every branch in every step: slow, obvious, what the released model does."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self._held: dict[BranchKey, Prefix] = {}
+
+    def prefill(self, prefixes: Sequence[Prefix]) -> int:
+        """Remember the prefixes; no backbone call."""
+        self._held.update((prefix.key, prefix) for prefix in prefixes)
+        return 0
+
+    @torch.inference_mode()
+    def step(self, batch: StepBatch) -> Tensor:
+        """Logits float32 [R, A, V'] of the active positions, aligned to the right."""
+        self.commit(batch)
+        device = self._backbone.lm_head.weight.device
+        whole = [
+            Part(
+                ids=torch.cat((self._held[b.key].ids, b.active_ids)),
+                start=0,
+                shift=self._held[b.key].shift,
+                block_length=self._held[b.key].block_length,
+            )
+            for b in batch.branches
+        ]
+        packed = pack(whole, device)
+        hidden = self._backbone.hidden(packed.ids, packed.positions, packed.allowed(None))
+        longest = max(int(b.active_ids.shape[0]) for b in batch.branches)
+        return self._backbone.logits(hidden[:, -longest:], batch.id_range)
+
+    def commit(self, batch: StepBatch) -> int:
+        """Remember the finished blocks; no backbone call."""
+        for b in batch.branches:
+            held = self._held[b.key]
+            assert held.ids.shape[0] == b.start, "a step must begin where the prefix ends"
+            self._held[b.key] = replace(held, ids=torch.cat((held.ids, b.pending_ids)))
+        return 0
+
+    def release(self, keys: Sequence[BranchKey]) -> None:
+        """Forget these branches."""
+        for key in keys:
+            self._held.pop(key, None)
+
+
+class CachedDenoiser:
+    """Keeps keys and values of every finished block; a step computes the active block only. Same logits, less work.
+
+    ``separate_shapes``: rows whose blocks differ in shape get a call of their own instead of padding, which saves work
+    where arithmetic is the limit (default on a CPU), while one padded call saves reading the weights twice (default
+    elsewhere). Branches of one row always share a call.
+    """
+
+    def __init__(self, backbone: Backbone, *, separate_shapes: bool | None = None) -> None:
+        self._backbone = backbone
+        self._device = backbone.lm_head.weight.device
+        self._separate = self._device.type == "cpu" if separate_shapes is None else separate_shapes
+        self._entries: dict[BranchKey, _Entry] = {}
+        self._views: dict[tuple[BranchKey, ...], PrefixView] = {}
+
+    @torch.inference_mode()
+    def prefill(self, prefixes: Sequence[Prefix]) -> int:
+        """Compute what is not held yet of these prefixes; a branch held on another block grid starts anew."""
+        work: list[BranchStep] = []
+        for prefix in prefixes:
+            entry = self._entry(prefix)
+            self._entries[prefix.key] = entry
+            length = int(entry.ids.shape[0])
+            work.append(
+                BranchStep(key=prefix.key, pending_ids=prefix.ids[length:], active_ids=prefix.ids[:0], start=length)
+            )
+        self._views.clear()
+        return self._extend(work)
+
+    @torch.inference_mode()
+    def step(self, batch: StepBatch) -> Tensor:
+        """Logits float32 [R, A, V'] of the active positions, aligned to the right."""
+        groups = self._groups(batch.branches)
+        if len(groups) == 1:
+            return self._backbone.logits(self._run(batch.branches), batch.id_range)
+        longest = max(int(b.active_ids.shape[0]) for b in batch.branches)
+        parts = [self._run([batch.branches[i] for i in group]) for group in groups]
+        hidden = parts[0].new_zeros(len(batch.branches), longest, parts[0].shape[-1])
+        for group, part in zip(groups, parts, strict=True):
+            hidden[group, longest - part.shape[1] :] = part
+        return self._backbone.logits(hidden, batch.id_range)
+
+    @torch.inference_mode()
+    def commit(self, batch: StepBatch) -> int:
+        """Cache the finished blocks in a call of their own."""
+        return self._extend([replace(b, active_ids=b.active_ids[:0]) for b in batch.branches])
+
+    def release(self, keys: Sequence[BranchKey]) -> None:
+        """Free what these branches hold."""
+        for key in keys:
+            self._entries.pop(key, None)
+        self._views.clear()
+
+    def key_norms(self, key: BranchKey) -> Tensor:
+        """Mean over heads of the length of the cached keys, float32 [layers, T]."""
+        return self._entries[key].kv[0].float().norm(dim=-1).mean(1)
+
+    @torch.inference_mode()
+    def prune(self, key: BranchKey, keep: Tensor) -> None:
+        """Attend only to the prefix positions ``keep`` int64 [layers, K] until the next block is committed."""
+        entry = self._entries[key]
+        _, _, heads, _, width = entry.kv.shape
+        index = keep.to(self._device)[None, :, None, :, None].expand(2, -1, heads, -1, width)
+        self._entries[key] = replace(entry, pruned=entry.kv.gather(3, index))
+        self._views.clear()
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory held by cached keys and values of all branches."""
+        return sum(entry.kv.numel() * entry.kv.element_size() for entry in self._entries.values())
+
+    def _entry(self, prefix: Prefix) -> _Entry:
+        """What is held of this prefix already, cut at a block boundary."""
+        old = self._entries.get(prefix.key)
+        if old is None or (old.shift, old.block_length) != (prefix.shift, prefix.block_length):
+            config = self._backbone.config
+            shape = (2, config.num_hidden_layers, config.num_key_value_heads, 0, config.head_dim)
+            blank = torch.empty(shape, dtype=self._backbone.lm_head.weight.dtype, device=self._device)
+            return _Entry(ids=prefix.ids[:0], kv=blank, shift=prefix.shift, block_length=prefix.block_length)
+        shared = min(int(old.ids.shape[0]), int(prefix.ids.shape[0]))
+        differ = (old.ids[:shared] != prefix.ids[:shared]).nonzero()
+        if differ.numel():
+            first = int(differ[0])
+            shared = max(0, first - (first + prefix.shift) % prefix.block_length)
+        return replace(old, ids=old.ids[:shared], kv=old.kv[:, :, :, :shared], pruned=None)
+
+    def _extend(self, branches: Sequence[BranchStep]) -> int:
+        work = [b for b in branches if b.pending_ids.numel()]
+        for group in self._groups(work):
+            self._run([work[i] for i in group])
+        return int(bool(work))
+
+    def _groups(self, branches: Sequence[BranchStep]) -> list[list[int]]:
+        """Indices of the branches that share a call."""
+        if not self._separate:
+            return [list(range(len(branches)))] if branches else []
+        shapes: dict[int, tuple[int, int]] = {}
+        for b in branches:
+            pending, active = shapes.get(b.key.row, (0, 0))
+            shapes[b.key.row] = (max(pending, b.pending_ids.shape[0]), max(active, b.active_ids.shape[0]))
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, b in enumerate(branches):
+            groups.setdefault(shapes[b.key.row], []).append(index)
+        return list(groups.values())
+
+    def _run(self, branches: Sequence[BranchStep]) -> Tensor:
+        """One backbone call: hidden states [r, A, width] of the active positions; pending ids join the prefix."""
+        self._unprune(branches)
+        parts = [self._part(b) for b in branches]
+        packed, view = pack(parts, self._device), self._view(branches)
+        hidden, new = self._backbone.hidden(
+            packed.ids, packed.positions, packed.allowed(view), view.cache, return_kv=True
+        )
+        if any(b.pending_ids.numel() for b in branches):
+            self._append(branches, new)
+        longest = max(int(b.active_ids.shape[0]) for b in branches)
+        return hidden[:, hidden.shape[1] - longest :]
+
+    def _part(self, branch: BranchStep) -> Part:
+        entry = self._entries[branch.key]
+        assert entry.ids.shape[0] == branch.start, "a step must begin where the prefix ends"
+        ids = torch.cat((branch.pending_ids, branch.active_ids)) if branch.pending_ids.numel() else branch.active_ids
+        return Part(ids=ids, start=branch.start, shift=entry.shift, block_length=entry.block_length)
+
+    def _append(self, branches: Sequence[BranchStep], new: KeyValueCache) -> None:
+        fresh = torch.stack((torch.stack(new.keys), torch.stack(new.values)))
+        for row, b in enumerate(branches):
+            if not b.pending_ids.numel():
+                continue
+            entry = self._entries[b.key]
+            end = fresh.shape[4] - b.active_ids.shape[0]
+            kv = torch.cat((entry.kv, fresh[:, :, row, :, end - b.pending_ids.shape[0] : end]), dim=3)
+            self._entries[b.key] = replace(entry, ids=torch.cat((entry.ids, b.pending_ids)), kv=kv)
+        self._views.clear()
+
+    def _unprune(self, branches: Sequence[BranchStep]) -> None:
+        for b in branches:
+            if b.pending_ids.numel() and self._entries[b.key].pruned is not None:
+                self._entries[b.key] = replace(self._entries[b.key], pruned=None)
+                self._views.clear()
+
+    def _view(self, branches: Sequence[BranchStep]) -> PrefixView:
+        """The prefixes of these branches side by side; kept until one of them changes."""
+        keys = tuple(b.key for b in branches)
+        if keys not in self._views:
+            self._views[keys] = side_by_side([self._entries[key].visible for key in keys])
+        return self._views[keys]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Entry:
+    """One branch's prefix: its ids, keys and values [2, layers, kv heads, T, head dim], and a pruned copy in use."""
+
+    ids: Tensor
+    kv: Tensor
+    shift: int
+    block_length: int
+    pruned: Tensor | None = None
+
+    @property
+    def visible(self) -> Tensor:
+        return self.kv if self.pruned is None else self.pruned

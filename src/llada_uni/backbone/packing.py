@@ -1,0 +1,106 @@
+"""Branches of different lengths side by side in one backbone call: padding, block numbers and the visibility mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llada_uni.backbone.cache import KeyValueCache
+from llada_uni.diffusion.masking import block_causal_allowed
+
+__all__ = ["Packed", "Part", "PrefixView", "pack", "side_by_side"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PrefixView:
+    """Prefixes of several branches padded on the right to C positions; ``valid`` [R, C], None when all are as long."""
+
+    cache: KeyValueCache | None
+    length: int
+    valid: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Part:
+    """New ids [S] of one branch from position ``start`` on, and its block grid."""
+
+    ids: Tensor
+    start: int
+    shift: int
+    block_length: int
+
+    @property
+    def length(self) -> int:
+        return int(self.ids.shape[0])
+
+    @property
+    def spans_blocks(self) -> bool:
+        """Whether the ids lie in more than one block."""
+        first, last = self.start + self.shift, self.start + self.shift + self.length - 1
+        return first // self.block_length != last // self.block_length
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Packed:
+    """Parts padded on the left to [R, S]. ``valid`` None = no padding, ``blocks`` None = one block each."""
+
+    ids: Tensor
+    positions: Tensor
+    blocks: Tensor | None
+    valid: Tensor | None
+
+    def allowed(self, view: PrefixView | None) -> Tensor | None:
+        """Visibility bool [R, 1, S, C + S], or None when everything sees everything. Padding sees itself."""
+        ragged = view.valid if view is not None else None
+        if self.blocks is None and self.valid is None and ragged is None:
+            return None
+        rows, size = self.ids.shape
+        new = torch.ones(rows, size, size, dtype=torch.bool, device=self.ids.device)
+        if self.blocks is not None:
+            new = block_causal_allowed(self.blocks, self.blocks)
+        if self.valid is not None:
+            new = new & self.valid[:, None, :] | torch.eye(size, dtype=torch.bool, device=self.ids.device)
+        if view is None or view.length == 0:
+            return new.unsqueeze(1)
+        old = new.new_ones(rows, view.length) if ragged is None else ragged
+        return torch.cat((old[:, None, :].expand(-1, size, -1), new), dim=-1).unsqueeze(1)
+
+
+def pack(parts: Sequence[Part], device: torch.device) -> Packed:
+    """Parts of any lengths in one batch, aligned to the right."""
+    size = max(p.length for p in parts)
+    starts = torch.tensor([[p.start] for p in parts])
+    positions = torch.tensor([[p.start + p.length - size] for p in parts]) + torch.arange(size)
+    valid = None if all(p.length == size for p in parts) else positions >= starts
+    blocks = None
+    if any(p.spans_blocks for p in parts):
+        shifts, block_lengths = torch.tensor([[[p.shift] for p in parts], [[p.block_length] for p in parts]])
+        blocks = (positions + shifts) // block_lengths
+    return Packed(
+        ids=torch.stack([torch.cat((p.ids.new_zeros(size - p.length), p.ids)) for p in parts]).to(device),
+        positions=positions.clamp_min(0).to(device),
+        blocks=None if blocks is None else blocks.to(device),
+        valid=None if valid is None else valid.to(device),
+    )
+
+
+def side_by_side(prefixes: Sequence[Tensor]) -> PrefixView:
+    """Keys and values [2, layers, kv heads, T, head dim] of several branches, padded on the right to the longest."""
+    lengths = [int(kv.shape[3]) for kv in prefixes]
+    length = max(lengths)
+    if length == 0:
+        return PrefixView(cache=None, length=0, valid=None)
+    if len(prefixes) == 1:
+        stacked = prefixes[0].unsqueeze(2)
+    else:
+        layers, heads, width = prefixes[0].shape[1], prefixes[0].shape[2], prefixes[0].shape[4]
+        stacked = prefixes[0].new_zeros(2, layers, len(prefixes), heads, length, width)
+        for row, kv in enumerate(prefixes):
+            stacked[:, :, row, :, : kv.shape[3]] = kv
+    valid = None
+    if min(lengths) < length:
+        valid = torch.arange(length, device=stacked.device) < torch.tensor(lengths, device=stacked.device)[:, None]
+    return PrefixView(cache=KeyValueCache(stacked[0].unbind(0), stacked[1].unbind(0)), length=length, valid=valid)

@@ -1,0 +1,108 @@
+"""Quotas, filters, choices and the commit rule."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llada_uni.diffusion.unmasking import (
+    choose_tokens,
+    commit_positions,
+    even_quotas,
+    filter_logits,
+    remaining_quota,
+    steps_needed,
+)
+
+
+@pytest.mark.parametrize(
+    ("length", "steps", "expected"),
+    [(32, 8, (4,) * 8), (32, 32, (1,) * 32), (32, 64, (1,) * 32), (10, 4, (3, 3, 2, 2)), (4, 1, (4,))],
+)
+def test_even_quotas(length: int, steps: int, expected: tuple[int, ...]) -> None:
+    assert even_quotas(length, steps) == expected
+
+
+def test_quota_helpers() -> None:
+    assert remaining_quota(7, 3) == 3
+    assert remaining_quota(7, 0) == 7
+    assert [steps_needed((3, 3, 2, 2), n) for n in (0, 1, 3, 4, 10)] == [0, 1, 1, 2, 4]
+    with pytest.raises(ValueError, match="positive"):
+        even_quotas(32, 0)
+
+
+def slow_commit(confidence: list[float], is_open: list[bool], quota: int, threshold: float) -> set[int]:
+    """The released rule in its two cases."""
+    candidates = [i for i, o in enumerate(is_open) if o]
+    high = {i for i in candidates if confidence[i] > threshold}
+    if len(high) >= quota:
+        return high
+    return set(sorted(candidates, key=lambda i: (-confidence[i], i))[:quota])
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.9, 0.95, 0.97]), st.booleans()), min_size=1, max_size=12),
+    st.integers(1, 6),
+)
+def test_commit_rule_is_the_released_one(positions: list[tuple[float, bool]], quota: int) -> None:
+    confidence, is_open = [p[0] for p in positions], [p[1] for p in positions]
+    commit = commit_positions(
+        torch.tensor([confidence], dtype=torch.float64),
+        torch.tensor([is_open]),
+        torch.tensor([quota]),
+        torch.tensor([0.95], dtype=torch.float64),
+    )
+    assert set(commit[0].nonzero().flatten().tolist()) == slow_commit(confidence, is_open, quota, 0.95)
+    assert bool(commit.any()) == any(is_open)
+
+
+def test_quota_and_threshold_are_per_row() -> None:
+    confidence = torch.tensor([[0.9, 0.8, 0.7], [0.9, 0.8, 0.7]])
+    commit = commit_positions(
+        confidence, torch.ones(2, 3, dtype=torch.bool), torch.tensor([1, 2]), torch.tensor([0.75, 0.95])
+    )
+    assert commit.tolist() == [[True, True, False], [True, True, False]]
+
+
+def test_top_k_keeps_ties_and_top_p_keeps_the_crossing_token() -> None:
+    logits = torch.tensor([3.0, 2.0, 2.0, 1.0])
+    assert filter_logits(logits, 1.0, 2, None).isfinite().tolist() == [True, True, True, False]
+    probs = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    assert filter_logits(probs.log(), 1.0, None, 0.4).isfinite().tolist() == [True, False, False, False]
+    assert filter_logits(probs.log(), 1.0, None, 0.6).isfinite().tolist() == [True, True, False, False]
+    assert filter_logits(probs.log(), 1.0, None, 1.0).isfinite().all()
+    shuffled = torch.tensor([2, 0, 3, 1])
+    assert filter_logits(probs[shuffled].log(), 1.0, None, 0.6).isfinite().tolist() == [False, True, False, True]
+
+
+def test_greedy_choice_reports_its_probability() -> None:
+    logits = torch.tensor([[0.0, 2.0, 1.0], [-math.inf, 0.0, 0.0]])
+    chosen, confidence = choose_tokens(logits, None)
+    assert chosen.tolist() == [1, 1]
+    assert torch.allclose(confidence, logits.softmax(-1).amax(-1))
+
+
+def test_draws_follow_the_distribution_and_never_leave_it() -> None:
+    logits = torch.tensor([0.5, 0.0, 0.3, 0.2]).log().expand(20_000, 4)
+    uniform = torch.rand(20_000, generator=torch.Generator().manual_seed(0))
+    uniform[:2] = torch.tensor([0.0, 1 - 2**-24])
+    chosen, confidence = choose_tokens(logits, uniform)
+    share = torch.bincount(chosen, minlength=4) / 20_000
+    assert share[1] == 0
+    assert torch.allclose(share, torch.tensor([0.5, 0.0, 0.3, 0.2]), atol=0.015)
+    assert torch.allclose(confidence, torch.tensor([0.5, 0.0, 0.3, 0.2])[chosen])
+    assert chosen[0] == 0
+    assert chosen[1] == 3
+
+
+def test_a_draw_does_not_depend_on_its_batch() -> None:
+    logits = torch.randn(3, 5, 40, generator=torch.Generator().manual_seed(1))
+    uniform = torch.rand(3, 5, generator=torch.Generator().manual_seed(2))
+    together = choose_tokens(logits, uniform)
+    alone = choose_tokens(logits[1:2], uniform[1:2])
+    assert torch.equal(together[0][1:2], alone[0])
