@@ -41,7 +41,7 @@ def from_mapping(
     Raises:
         ConfigError: an unknown key, a missing required key, or a value of the wrong type.
     """
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(typing.cast(Any, cls)) if f.init}
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     for key, value in mapping.items():
@@ -67,7 +67,7 @@ def to_mapping(config: Any) -> dict[str, Any]:
 
 
 def override(config: ConfigT, assignment: str) -> ConfigT:
-    """Copy of ``config`` with one field changed, written ``"optim.lr=2e-5"``; the text is parsed against the field's type.
+    """Copy of ``config`` with one field changed, written ``"optim.lr=2e-5"`` and parsed against the field's type.
 
     Raises:
         ConfigError: no ``=``, an unknown field (the nearest known one is named) or a value of the wrong type.
@@ -85,14 +85,14 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigError: the file is unreadable, not JSON, or not an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value: object = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from error
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path} is not valid JSON (line {error.lineno}: {error.msg})") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
+    return typing.cast(dict[str, Any], value)
 
 
 def _override(config: Any, path: list[str], text: str, full: str) -> Any:
@@ -104,22 +104,41 @@ def _override(config: Any, path: list[str], text: str, full: str) -> Any:
         if not dataclasses.is_dataclass(current):
             raise ConfigError(f"--set {full}: {path[0]!r} has no fields inside it")
         return dataclasses.replace(config, **{path[0]: _override(current, path[1:], text, full)})
-    hint = typing.get_type_hints(type(config))[path[0]]
+    hint = typing.get_type_hints(_class_of(config))[path[0]]
     return dataclasses.replace(config, **{path[0]: _parse(text, hint, full)})
 
 
+def _class_of(config: object) -> type:
+    return type(config)
+
+
 def _parse(text: str, hint: Any, full: str) -> Any:
-    if hint is str or (_allows_text(hint) and not text.startswith(("[", "{", '"')) and text != "null"):
+    where = f"--set {full}"
+    if hint is str or (_allows_text(hint) and text not in ("null", "None")):
+        return _coerce(text, hint, where)
+    if text in _literals(hint):
         return text
     try:
         value = json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
     except json.JSONDecodeError:
         value = text
-    return _coerce(value, hint, f"--set {full}")
+    return _coerce(value, hint, where)
 
 
 def _allows_text(hint: Any) -> bool:
-    return str in typing.get_args(hint) or typing.get_origin(hint) is typing.Literal
+    return bool({str, Path} & {hint, *typing.get_args(hint)}) and typing.get_origin(hint) in _SCALAR_ORIGINS
+
+
+_SCALAR_ORIGINS = (None, typing.Union, types.UnionType)
+
+
+def _literals(hint: Any) -> list[Any]:
+    """Values a ``Literal`` allows, also one inside a union."""
+    if typing.get_origin(hint) is typing.Literal:
+        return list(typing.get_args(hint))
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return [value for option in typing.get_args(hint) for value in _literals(option)]
+    return []
 
 
 def _coerce(value: Any, hint: Any, where: str, *, foreign: bool = False) -> Any:
@@ -129,20 +148,18 @@ def _coerce(value: Any, hint: Any, where: str, *, foreign: bool = False) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _coerce_union(value, hint, where, foreign=foreign)
     if origin is typing.Literal:
-        return _expect(value in typing.get_args(hint), value, f"one of {typing.get_args(hint)}", where)
+        allowed = typing.get_args(hint)
+        known = any(type(value) is type(choice) and value == choice for choice in allowed)
+        return _expect(known, value, f"one of {', '.join(map(repr, allowed))}", where)
     if origin is tuple:
         return _coerce_tuple(value, typing.get_args(hint), where)
     if origin in (dict, Mapping):
         return dict(_expect(isinstance(value, Mapping), value, "an object", where))
     if dataclasses.is_dataclass(hint):
-        if isinstance(value, hint):  # type: ignore[arg-type]
+        if isinstance(value, typing.cast(type, hint)):
             return value
-        return from_mapping(
-            hint,
-            _expect(isinstance(value, Mapping), value, "an object", where),
-            source=where,
-            foreign=foreign,
-        )  # type: ignore[arg-type]
+        mapping = _expect(isinstance(value, Mapping), value, "an object", where)
+        return from_mapping(typing.cast(type[Any], hint), mapping, source=where, foreign=foreign)
     return _coerce_scalar(value, hint, where)
 
 
@@ -161,11 +178,11 @@ def _coerce_union(value: Any, hint: Any, where: str, *, foreign: bool) -> Any:
 
 
 def _coerce_tuple(value: Any, items: tuple[Any, ...], where: str) -> tuple[Any, ...]:
-    _expect(isinstance(value, Sequence) and not isinstance(value, str), value, "a list", where)
+    entries: Sequence[Any] = _expect(isinstance(value, (list, tuple)), value, "a list", where)
     if len(items) == 2 and items[1] is Ellipsis:
-        return tuple(_coerce(v, items[0], where) for v in value)
-    _expect(len(value) == len(items), value, f"{len(items)} entries", where)
-    return tuple(_coerce(v, item, where) for v, item in zip(value, items, strict=True))
+        return tuple(_coerce(entry, items[0], where) for entry in entries)
+    _expect(len(entries) == len(items), value, f"{len(items)} entries", where)
+    return tuple(_coerce(entry, item, where) for entry, item in zip(entries, items, strict=True))
 
 
 def _coerce_scalar(value: Any, hint: Any, where: str) -> Any:
@@ -181,8 +198,13 @@ def _coerce_scalar(value: Any, hint: Any, where: str) -> Any:
 
 def _expect(condition: bool, value: Any, expected: str, where: str) -> Any:
     if not condition:
-        raise ConfigError(f"{where}: expected {expected}, got {value!r}")
+        raise ConfigError(f"{where}: expected {expected}, got {_short(value)}")
     return value
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def _unknown_key(key: str, *, absent: list[str], known: list[str], source: str, foreign: bool) -> None:
@@ -209,7 +231,7 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_mapping(value)
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(key): _plain(entry) for key, entry in typing.cast(Mapping[Any, Any], value).items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
+        return [_plain(entry) for entry in typing.cast(Sequence[Any], value)]
     return str(value) if isinstance(value, Path) else value
