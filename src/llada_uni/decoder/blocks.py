@@ -122,7 +122,8 @@ class _Attention(nn.Module):
         q = self.norm_q(self._heads(self.to_q(x[:, :num_queries])))
         k = self.norm_k(self._heads(self.to_k(x)))
         q = adjacent_pairs(q, cos[:, :, :num_queries], sin[:, :, :num_queries])
-        mixed = attend(q, adjacent_pairs(k, cos, sin), self._heads(self.to_v(x)), mask)
+        backend = "auto" if mask is None else "sdpa"
+        mixed = attend(q, adjacent_pairs(k, cos, sin), self._heads(self.to_v(x)), mask, backend=backend)
         return self.to_out[0](mixed.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from llada_uni.errors import ImageError
 from llada_uni.scenes.graph import BACKGROUNDS, CELL_PX
 from llada_uni.scenes.palette import background_array
 from llada_uni.scenes.pixels import Picture, cell_blocks, gaussian, spread
@@ -34,7 +35,7 @@ OCCUPIED_PIXELS = 5
 EDGE_PX = 3
 
 
-class UnreadableError(Exception):
+class UnreadableError(ImageError):
     """Internal to the reader: why a picture cannot be read. Never leaves ``verify``."""
 
 

@@ -51,16 +51,10 @@ def paste(canvas: NDArray[np.uint8], sprite: Sprite, top_px: int, left_px: int) 
 @cache
 def icon_sprite(kind: str, colour: str, cells: int, style: str, light_contour: bool, scale: int = 1) -> Sprite:
     """Sprite of an icon, ``cells * 16 * scale`` pixels square."""
-    coverages = _coverages(kind, cells, style, light_contour, scale)
+    weights, alpha = _tone_weights(kind, cells, style, light_contour, scale)
     tones = _tones(colour, style, light_contour)
-    side = next(iter(coverages))[1].shape[0]
-    rgb = np.zeros((side, side, 3))
-    alpha = np.zeros((side, side, 1))
-    for tone, coverage in coverages:
-        share = coverage[..., None] / 255.0
-        rgb = rgb * (1 - share) + np.asarray(tones[tone], dtype=np.float64) * share
-        alpha = alpha * (1 - share) + share
-    return _sprite(_pool(rgb), _pool(alpha))
+    rgb = np.sum([weight * np.asarray(tones[tone], dtype=np.float64) for tone, weight in weights.items()], axis=0)
+    return _sprite(rgb, alpha)
 
 
 def _tones(colour: str, style: str, light_contour: bool) -> dict[str, palette.Rgb]:
@@ -81,12 +75,22 @@ def _tones(colour: str, style: str, light_contour: bool) -> dict[str, palette.Rg
 
 
 @lru_cache(maxsize=256)
-def _coverages(
-    kind: str, cells: int, style: str, light_contour: bool, scale: int
-) -> list[tuple[str, NDArray[np.uint8]]]:
-    """Painting order of an icon: (tone, coverage 0..255 on the supersampled raster)."""
+def _tone_weights(kind: str, cells: int, style: str, light_contour: bool, scale: int) -> tuple[dict[str, Array], Array]:
+    """Share of every tone in every pixel of an icon, and their sum, the opacity; all [side, side, 1]."""
     side = cells * CELL_PX * scale * SUPERSAMPLING
-    pixels = side - 2 * MARGIN_PX * scale * SUPERSAMPLING
+    weights: dict[str, Array] = {}
+    alpha = np.zeros((side, side, 1))
+    for tone, coverage in _layers(kind, style, light_contour, side, MARGIN_PX * scale * SUPERSAMPLING):
+        for weight in weights.values():
+            weight *= 1 - coverage
+        weights[tone] = weights.get(tone, np.zeros_like(alpha)) + coverage
+        alpha = alpha * (1 - coverage) + coverage
+    return {tone: _pool(weight) for tone, weight in weights.items()}, _pool(alpha)
+
+
+def _layers(kind: str, style: str, light_contour: bool, side: int, margin: float) -> list[tuple[str, Array]]:
+    """Painting order of an icon on the supersampled raster: (tone, coverage in [0, 1], [side, side, 1])."""
+    pixels = side - 2 * margin
     width = CONTOUR_WIDTH[style]
     zoom = 1.0 + 2 * (width - CONTOUR_WIDTH["flat"])
     axis = 0.5 + zoom * (np.arange(side) + 0.5 - side / 2) / pixels
@@ -96,7 +100,7 @@ def _coverages(
     order = [("contour", contour)]
     for layer in ICONS[kind]:
         order.extend(_painted(layer, x, y, inside, style))
-    return [(tone, _cover(distance, pixels / zoom)) for tone, distance in order]
+    return [(tone, _cover(distance, pixels / zoom)[..., None]) for tone, distance in order]
 
 
 def _silhouette(layers: tuple[Layer, ...], x: Array, y: Array, width: float, dark_width: float) -> tuple[Array, Array]:
@@ -124,8 +128,8 @@ def _painted(layer: Layer, x: Array, y: Array, inside: Array, style: str) -> lis
     return painted
 
 
-def _cover(distance: Array, pixels: float) -> NDArray[np.uint8]:
-    return np.rint(np.clip(0.5 - distance * pixels, 0.0, 1.0) * 255).astype(np.uint8)
+def _cover(distance: Array, pixels: float) -> Array:
+    return np.rint(np.clip(0.5 - distance * pixels, 0.0, 1.0) * 255) / 255
 
 
 def _pool(values: Array) -> Array:

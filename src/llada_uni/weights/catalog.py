@@ -30,9 +30,13 @@ class Presets:
     """Sampling values a checkpoint recommends; the defaults are those of the released scripts.
 
     ``decoder``: which of the two is used unless told otherwise. ``steps_per_block``: upper bound for pictures,
-    ``edit_steps_per_block`` for edits, ``text_steps_per_block`` for text. ``num_steps``: velocity evaluations of the
-    normal decoder, ``turbo_steps`` of the distilled one. ``guidance_scale`` for text to image; ``guidance_text`` and
-    ``guidance_image`` for editing. ``thinking_tokens``: at most this many before the picture in thinking mode.
+    ``edit_steps_per_block`` for edits, ``text_steps_per_block`` for text. ``guidance_scale`` for text to image;
+    ``guidance_text`` and ``guidance_image`` for editing; ``guidance_rescale`` for both. ``image_temperature``: of the
+    tokens of pictures. ``image_tail``: what follows the last code in its block is known (``<|/image|>``, then end of
+    text), as this checkpoint was trained; otherwise it is denoised like codes and dropped, as released.
+    ``num_steps``: velocity evaluations of the normal decoder (the released "50 steps" are 49), with ``time_shift`` and
+    ``decoder_guidance`` (the released scale 1.0 is 2 here); ``turbo_steps``: of the distilled one.
+    ``thinking_tokens``: at most this many before the picture in thinking mode.
     """
 
     decoder: Literal["normal", "turbo"] = "normal"
@@ -44,7 +48,12 @@ class Presets:
     guidance_scale: float = 4.0
     guidance_text: float = 4.0
     guidance_image: float = 0.0
-    num_steps: int = 50
+    guidance_rescale: float = 0.7
+    image_temperature: float = 0.0
+    image_tail: bool = False
+    num_steps: int = 49
+    time_shift: float = 6.0
+    decoder_guidance: float = 2.0
     turbo_steps: int = 8
     max_new_tokens: int = 2048
     thinking_tokens: int = 4096

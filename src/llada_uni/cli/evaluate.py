@@ -1,0 +1,92 @@
+"""``llada-uni eval``: published measurements."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from llada_uni.cli import options as opt
+from llada_uni.cli import output as out
+
+__all__ = ["register", "scenebench"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command group to ``app``."""
+    group = typer.Typer(help="Measure a model.", no_args_is_help=True)
+    group.callback()(_group)
+    group.command("scenebench")(scenebench)
+    app.add_typer(group, name="eval")
+
+
+def _group() -> None:
+    """Measure a model."""
+
+
+def scenebench(
+    model: opt.Model = "nano",
+    revision: opt.Revision = None,
+    output: opt.Output = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Random seed.", rich_help_panel=opt.COMMON)] = 0,
+    as_json: opt.Json = False,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = None,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="That many prompts and questions.")] = None,
+    category: Annotated[list[str] | None, typer.Option("--category", help="Only this one; may be repeated.")] = None,
+    steps_per_block: opt.StepsPerBlock = None,
+    guidance_scale: opt.GuidanceScale = None,
+    confidence_threshold: opt.ConfidenceThreshold = None,
+    temperature: opt.Temperature = None,
+    num_steps: opt.NumSteps = None,
+    decoder: opt.Decoder = None,
+) -> None:
+    """SceneBench v1: does the picture show what the prompt says, does the answer fit the picture."""
+    path = out.target(output, as_json=as_json)
+
+    from llada_uni.cli.loading import open_model
+    from llada_uni.evaluation.scenebench import run_scenebench
+
+    pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
+    settings = {
+        "steps_per_block": steps_per_block,
+        "guidance_scale": guidance_scale,
+        "confidence_threshold": confidence_threshold,
+        "temperature": temperature,
+        "num_steps": num_steps,
+        "decoder": decoder,
+    }
+    report = run_scenebench(
+        pipeline, limit=limit, seed=seed, categories=category or None, progress=_tell, settings=settings
+    )
+    if path is not None:
+        import json
+
+        from llada_uni.pipeline.files import write_atomic
+
+        write_atomic(path, (json.dumps(report, indent=2) + "\n").encode())
+    if as_json:
+        out.emit_json(report)
+    else:
+        out.emit("\n".join(_lines(report)))
+
+
+def _tell(part: str, done: int, total: int, correct: int) -> None:
+    """Progress on a terminal, on one line that is written over."""
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        sys.stderr.write(f"\r{part} {done}/{total}, {correct / done:.1%} right {end}")
+        sys.stderr.flush()
+
+
+def _lines(report: dict[str, Any], prefix: str = "") -> list[str]:
+    """``a.b  value`` for every number or word in the report."""
+    lines: list[str] = []
+    for key, value in report.items():
+        if isinstance(value, dict):
+            lines += _lines(value, f"{prefix}{key}.")
+        else:
+            shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+            lines.append(f"{prefix}{key}  {shown}")
+    return lines

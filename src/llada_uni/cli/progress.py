@@ -1,0 +1,77 @@
+"""A progress bar on standard error that reads the sampler's events."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["follow"]
+
+
+def follow(events: Iterable[Any], *, quiet: bool = False) -> list[Any]:
+    """Run ``events`` to the end, showing progress when standard error is a terminal.
+
+    Returns the results carried by the done events, in row order.
+    """
+    results: dict[int, Any] = {}
+    with _bar(quiet=quiet) as advance:
+        for event in events:
+            result = getattr(event, "result", None)
+            if result is not None:
+                results[event.row] = result
+            advance(event)
+    return [results[row] for row in sorted(results)]
+
+
+@contextmanager
+def _bar(*, quiet: bool) -> Iterator[Any]:
+    if quiet or not sys.stderr.isatty():
+        yield lambda event: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield _Tracker(progress)
+
+
+class _Tracker:
+    """Two tasks: tokens (blocks finished) and pixels (velocity evaluations); created when first heard of."""
+
+    def __init__(self, progress: Any) -> None:
+        self._progress = progress
+        self._tasks: dict[str, Any] = {}
+        self._announced: dict[int, int] = {}
+
+    def __call__(self, event: Any) -> None:
+        handler = getattr(self, f"_on_{type(event).__name__.lower()}", None)
+        if handler is not None:
+            handler(event)
+
+    def _on_started(self, event: Any) -> None:
+        self._announced[event.row] = event.num_blocks
+        self._progress.update(self._task("tokens"), total=sum(self._announced.values()))
+
+    def _on_blockdone(self, event: Any) -> None:
+        self._progress.advance(self._task("tokens"))
+
+    def _on_finished(self, event: Any) -> None:
+        task = self._task("tokens")
+        if event.row == max(self._announced, default=0):
+            self._progress.update(task, completed=sum(self._announced.values()))
+
+    def _on_flowstep(self, event: Any) -> None:
+        self._progress.update(self._task("pixels"), total=event.num_steps, completed=event.index + 1)
+
+    def _task(self, name: str) -> Any:
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=None)
+        return self._tasks[name]

@@ -1,0 +1,73 @@
+"""``llada-uni understand IMAGE... QUESTION``: pictures and a question to words."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from llada_uni.cli import options as opt
+from llada_uni.cli import output as out
+from llada_uni.errors import ConfigError, PromptError
+from llada_uni.pipeline.files import write_atomic
+
+__all__ = ["register", "understand"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``app``."""
+    app.command("understand")(understand)
+
+
+def understand(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="IMAGE... QUESTION", help="Picture files, then the question; - reads standard input."),
+    ],
+    model: opt.Model = "nano",
+    revision: opt.Revision = None,
+    output: opt.Output = None,
+    seed: opt.Seed = None,
+    as_json: opt.Json = False,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = None,
+    steps_per_block: opt.StepsPerBlock = None,
+    confidence_threshold: opt.ConfidenceThreshold = None,
+    temperature: opt.Temperature = None,
+    max_new_tokens: opt.MaxNewTokens = None,
+) -> None:
+    """Answer a question about one picture, or about several read together."""
+    images, question = _split(inputs)
+    path = out.target(output, as_json=as_json)
+
+    from llada_uni.cli.loading import open_model
+    from llada_uni.cli.progress import follow
+
+    pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
+    events = pipeline.stream_answer(
+        images,
+        question,
+        seed=seed,
+        steps_per_block=steps_per_block,
+        confidence_threshold=confidence_threshold,
+        temperature=temperature or 0.0,
+        max_new_tokens=max_new_tokens,
+    )
+    (result,) = follow(events)
+    if path is not None:
+        write_atomic(path, (result.text + "\n").encode())
+    if as_json:
+        out.emit_json({"images": inputs[:-1]} | result.as_dict())
+    else:
+        out.emit(result.text)
+        out.note(f"seed {result.seed}")
+
+
+def _split(inputs: list[str]) -> tuple[list[Any], str]:
+    """Pictures (paths or bytes of standard input) and the question."""
+    if len(inputs) < 2:
+        raise PromptError('expected pictures and a question, such as: llada-uni understand photo.jpg "what is it?"')
+    if inputs.count(out.STANDARD) > 1:
+        raise ConfigError("standard input (-) can be named once only")
+    question = out.read_stdin_text() if inputs[-1] == out.STANDARD else inputs[-1]
+    return [out.read_stdin_bytes() if name == out.STANDARD else name for name in inputs[:-1]], question

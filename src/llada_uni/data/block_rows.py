@@ -1,0 +1,197 @@
+"""Training rows for block diffusion: what is clean, what has a noisy copy, and who shares which prefix.
+
+A *document* is one prefix with one or more *branches*, each a prompt followed by a target. Blocks of ``block_length``
+positions are counted from the document's first token, prompt included, exactly as generation counts them. A row holds
+
+- the clean tokens of blocks that lie wholly in the prefix common to all branches, once (branch 0),
+- for every branch its other clean blocks, except the last, which nobody looks at,
+- for every branch a noisy copy of each block that holds target tokens.
+
+Only these tokens are needed: the logits of a noisy block are those of a generation step on the same block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Branch", "Document", "Layout", "collate", "lay_out", "pack"]
+
+_PAD_DOCUMENT = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch:
+    """A sample: prompt ids (never masked) and target ids (maskable); ``is_image`` picks the law of mask ratios."""
+
+    prompt: Sequence[int]
+    target: Sequence[int]
+    is_image: bool = False
+    tag: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """Branches about the same prefix. With one branch this is an ordinary sample."""
+
+    branches: tuple[Branch, ...]
+    block_length: int = 32
+    views: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Tokens of one document in a training row, int64 [T] each unless said otherwise.
+
+    ``ids`` are clean everywhere; ``maskable`` (bool) marks target tokens in noisy copies; ``fill`` (bool) those among
+    them that only fill the last block; ``sample`` is the branch index; ``noise`` numbers the (branch, block) pairs that
+    share a mask ratio, -1 outside noisy copies; ``image`` (bool) tells the law of that ratio; ``tag`` is the branch's.
+    """
+
+    ids: np.ndarray
+    position: np.ndarray
+    branch: np.ndarray
+    block: np.ndarray
+    stream: np.ndarray
+    maskable: np.ndarray
+    fill: np.ndarray
+    sample: np.ndarray
+    noise: np.ndarray
+    image: np.ndarray
+    tag: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_noises(self) -> int:
+        """Number of (branch, block) pairs with a mask ratio of their own."""
+        return int(self.noise.max()) + 1 if len(self.noise) else 0
+
+
+def lay_out(document: Document, eos: int) -> Layout:
+    """Tokens of a document; targets are filled with ``eos`` to the end of their last block."""
+    length = document.block_length
+    rows = [_filled(branch, length, eos) for branch in document.branches]
+    shared = _shared_blocks(document, rows)
+    parts = [_piece(rows[0], 0, shared * length, branch=0, stream=0, length=length)] if shared else []
+    noises = 0
+    for index, (branch, row) in enumerate(zip(document.branches, rows, strict=True)):
+        mine = index + 1 if len(rows) > 1 else 0
+        end, first = len(row) // length, len(branch.prompt) // length
+        if end - 1 > shared:
+            parts.append(_piece(row, shared * length, (end - 1) * length, branch=mine, stream=0, length=length))
+        for view in range(document.views):
+            noisy = _piece(row, first * length, end * length, branch=mine, stream=view + 1, length=length)
+            parts.append(_with_target(noisy, branch, index, noises, first))
+        noises += end - first
+    return Layout(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+
+
+def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Rows of item indices by best-fit decreasing. None is split; one longer than ``capacity`` has a row of its own."""
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in order:
+        fitting = [r for r in range(len(rows)) if room[r] >= lengths[index]]
+        if fitting:
+            best = min(fitting, key=lambda r: (room[r], r))
+            rows[best].append(index)
+            room[best] -= lengths[index]
+        else:
+            rows.append([index])
+            room.append(capacity - lengths[index])
+    return rows
+
+
+def collate(layouts: Sequence[Layout], capacity: int, eos: int) -> dict[str, Tensor]:
+    """Packs documents into rows padded to the longest: int64 or bool tensors [B, T] named as in :class:`Layout`.
+
+    ``document`` is the document's place in its row (-1 = padding); ``sample`` and ``noise`` count over the batch.
+    """
+    rows = pack([len(layout) for layout in layouts], capacity)
+    longest = max(sum(len(layouts[i]) for i in row) for row in rows)
+    table = {name: np.zeros((len(rows), longest), dtype=_dtype(name)) for name in (*vars(layouts[0]), "document")}
+    for name, empty in (("document", _PAD_DOCUMENT), ("noise", -1), ("sample", -1), ("ids", eos)):
+        table[name][:] = empty
+    samples = noises = 0
+    for index, row in enumerate(rows):
+        start = 0
+        for place, number in enumerate(row):
+            layout = layouts[number]
+            _write(table, (index, slice(start, start + len(layout))), layout, place, samples, noises)
+            start += len(layout)
+            samples += int(layout.sample.max()) + 1
+            noises += layout.num_noises
+    return {name: torch.from_numpy(values) for name, values in table.items()}
+
+
+def _write(
+    table: dict[str, np.ndarray], where: tuple[int, slice], layout: Layout, place: int, samples: int, noises: int
+) -> None:
+    for name, values in vars(layout).items():
+        table[name][where] = values
+    table["document"][where] = place
+    table["sample"][where] = np.where(layout.sample >= 0, layout.sample + samples, -1)
+    table["noise"][where] = np.where(layout.noise >= 0, layout.noise + noises, -1)
+
+
+def _dtype(name: str) -> type:
+    return np.bool_ if name in ("maskable", "fill", "image") else np.int64
+
+
+def _filled(branch: Branch, length: int, eos: int) -> np.ndarray:
+    row = [*branch.prompt, *branch.target]
+    missing = -len(row) % length
+    return np.array(row + [eos] * missing, dtype=np.int64)
+
+
+def _shared_blocks(document: Document, rows: Sequence[np.ndarray]) -> int:
+    """Blocks at the start that all branches have in common and that hold no target."""
+    if len(rows) == 1:
+        return 0
+    limit = min(len(branch.prompt) // document.block_length for branch in document.branches)
+    common = min(_common_prefix(rows[0], row) for row in rows[1:])
+    return min(limit, common // document.block_length)
+
+
+def _common_prefix(a: np.ndarray, b: np.ndarray) -> int:
+    size = min(len(a), len(b))
+    different = np.nonzero(a[:size] != b[:size])[0]
+    return int(different[0]) if len(different) else size
+
+
+def _piece(row: np.ndarray, start: int, end: int, *, branch: int, stream: int, length: int) -> dict[str, np.ndarray]:
+    size = end - start
+    position = np.arange(start, end, dtype=np.int64)
+    return {
+        "ids": row[start:end],
+        "position": position,
+        "branch": np.full(size, branch, dtype=np.int64),
+        "block": position // length,
+        "stream": np.full(size, stream, dtype=np.int64),
+        "maskable": np.zeros(size, dtype=bool),
+        "fill": np.zeros(size, dtype=bool),
+        "sample": np.full(size, -1, dtype=np.int64),
+        "noise": np.full(size, -1, dtype=np.int64),
+        "image": np.zeros(size, dtype=bool),
+        "tag": np.zeros(size, dtype=np.int64),
+    }
+
+
+def _with_target(
+    piece: dict[str, np.ndarray], branch: Branch, index: int, noises: int, first: int
+) -> dict[str, np.ndarray]:
+    prompt, whole = len(branch.prompt), len(branch.prompt) + len(branch.target)
+    piece["maskable"] = piece["position"] >= prompt
+    piece["fill"] = piece["position"] >= whole
+    piece["sample"][:] = index
+    piece["noise"] = noises + piece["block"] - first
+    piece["image"][:] = branch.is_image
+    piece["tag"][:] = branch.tag
+    return piece

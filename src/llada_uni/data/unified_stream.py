@@ -1,0 +1,111 @@
+"""Documents for the backbone from scenes with codes: text to image, and questions about a picture."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from llada_uni.data.block_rows import Branch, Document
+from llada_uni.data.code_pool import CodePool
+from llada_uni.data.scene_stream import python_random
+from llada_uni.errors import ConfigError
+from llada_uni.grid import TokenGrid
+from llada_uni.prompts import ImageBlock, answer_image, answer_text, t2i, understand
+from llada_uni.scenes.captions import caption_for_training
+from llada_uni.scenes.graph import SceneGraph
+from llada_uni.scenes.questions import FAMILIES, Question, sample_question
+from llada_uni.vocab import TextTokenizer, Vocab
+
+__all__ = ["MixConfig", "Writer", "balanced_questions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixConfig:
+    """What a batch is made of. Shares are of pictures; a picture with questions carries ``questions`` of them.
+
+    ``families`` gives question families a weight other than 1; a family that cannot be asked is replaced by another.
+    """
+
+    image_share: float = 0.65
+    questions: int = 3
+    unconditional_share: float = 0.1
+    block_lengths: tuple[tuple[int, float], ...] = ((32, 0.7), (16, 0.1), (64, 0.2))
+    complementary: bool = False
+    families: tuple[tuple[str, float], ...] = (
+        ("relation", 1.5), ("reading", 1.5), ("coordinates", 1.5), ("background", 0.5), ("style", 0.5), ("describe", 0.7),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writer:
+    """Turns scenes and their codes into documents with the prompts that inference uses."""
+
+    vocab: Vocab
+    tokenizer: TextTokenizer
+    mix: MixConfig
+
+    def documents(self, rng: np.random.Generator, pool: CodePool, count: int) -> list[Document]:
+        """``count`` documents, a fixed number of each task, about random pictures of the pool."""
+        source = python_random(rng)
+        num_images = round(count * self.mix.image_share)
+        picked = [pool[int(index)] for index in rng.integers(0, len(pool), count)]
+        return [
+            self.picture(graph, codes, source) if place < num_images else self.reading(graph, codes, source)
+            for place, (graph, codes) in enumerate(picked)
+        ]
+
+    def picture(self, graph: SceneGraph, codes: np.ndarray, source: random.Random) -> Document:
+        """Text to image; now and then with the unconditional prompt."""
+        image = _image(codes)
+        rows = t2i(self.vocab, self.tokenizer, caption_for_training(graph, source), image.grid)
+        prompt = rows.uncond if source.random() < self.mix.unconditional_share else rows.cond
+        branch = Branch(prompt=prompt or (), target=answer_image(self.vocab, image), is_image=True, tag=-1)
+        return Document(
+            branches=(branch,), block_length=self._block_length(source), views=2 if self.mix.complementary else 1
+        )
+
+    def reading(self, graph: SceneGraph, codes: np.ndarray, source: random.Random) -> Document:
+        """Several questions about one picture, which stands once in the row."""
+        weights = dict(self.mix.families)
+        questions = balanced_questions(graph, source, self.mix.questions, weights)
+        return self.asked(codes, questions, self._block_length(source))
+
+    def asked(self, codes: np.ndarray, questions: Sequence[Question], block_length: int) -> Document:
+        """A document with one branch per question; the tag is the number of the question's family."""
+        image = _image(codes)
+        branches = tuple(
+            Branch(
+                prompt=understand(self.vocab, self.tokenizer, question.text, [image]).cond,
+                target=answer_text(self.vocab, self.tokenizer, question.answer),
+                tag=FAMILIES.index(question.family),
+            )
+            for question in questions
+        )
+        return Document(branches=branches, block_length=block_length, views=2 if self.mix.complementary else 1)
+
+    def _block_length(self, source: random.Random) -> int:
+        lengths, weights = zip(*self.mix.block_lengths, strict=True)
+        return source.choices(lengths, weights)[0]
+
+
+def balanced_questions(
+    graph: SceneGraph, source: random.Random, count: int, weights: dict[str, float]
+) -> list[Question]:
+    """Questions of families drawn by weight, not by how often a scene allows them."""
+    chances = [weights.get(family, 1.0) for family in FAMILIES]
+    wanted = source.choices(FAMILIES, chances, k=count)
+    return [_question(graph, source, family) for family in wanted]
+
+
+def _question(graph: SceneGraph, source: random.Random, family: str) -> Question:
+    try:
+        return sample_question(graph, source, family)
+    except ConfigError:  # this scene does not allow the family
+        return sample_question(graph, source)
+
+
+def _image(codes: np.ndarray) -> ImageBlock:
+    return ImageBlock(grid=TokenGrid(*codes.shape), codes=[int(code) for code in codes.flat])

@@ -1,0 +1,213 @@
+"""The values a request runs with: what the caller gave, filled up from the checkpoint's presets, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypedDict
+
+from llada_uni.grid import Geometry, TokenGrid
+from llada_uni.pipeline.checks import check_choice, check_number
+from llada_uni.protocols import Sampling
+from llada_uni.sampling.flow_sampler import RELEASED_NORMAL, RELEASED_TURBO, FlowSettings
+from llada_uni.weights.catalog import Presets
+
+__all__ = [
+    "DECODERS",
+    "AnswerOptions",
+    "AnswerSettings",
+    "DecodeOptions",
+    "DecodeSettings",
+    "ImageOptions",
+    "ImageSettings",
+    "answer_settings",
+    "decode_settings",
+    "image_settings",
+    "output_grid",
+]
+
+DECODERS = ("normal", "turbo")
+_DEFAULT_SIDE_PX = 1024
+
+
+class ImageOptions(TypedDict, total=False):
+    """Keyword arguments of ``generate_image``; ``stream_image`` documents them."""
+
+    height: int | None
+    width: int | None
+    seed: int | Sequence[int] | None
+    steps_per_block: int | None
+    guidance_scale: float | None
+    confidence_threshold: float | None
+    temperature: float | None
+    num_steps: int | None
+    decoder: str | None
+
+
+class DecodeOptions(TypedDict, total=False):
+    """Keyword arguments of ``decode_image``; ``stream_image`` documents them."""
+
+    seed: int | Sequence[int] | None
+    num_steps: int | None
+    decoder: str | None
+
+
+class AnswerOptions(TypedDict, total=False):
+    """Keyword arguments of ``understand_image``; ``stream_answer`` documents them."""
+
+    seed: int | Sequence[int] | None
+    steps_per_block: int | None
+    confidence_threshold: float | None
+    temperature: float
+    max_new_tokens: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeSettings:
+    """Codes to a picture."""
+
+    decoder: str
+    num_steps: int
+    time_shift: float
+    decoder_guidance: float
+
+    def flow(self) -> FlowSettings:
+        """What the flow sampler is told."""
+        return replace(
+            RELEASED_TURBO if self.decoder == "turbo" else RELEASED_NORMAL,
+            num_steps=self.num_steps,
+            time_shift=self.time_shift,
+            guidance_scale=self.decoder_guidance,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings(DecodeSettings):
+    """Words to a picture."""
+
+    height: int
+    width: int
+    block_length: int
+    steps_per_block: int
+    guidance_scale: float
+    guidance_rescale: float
+    confidence_threshold: float
+    temperature: float
+
+    def sampling(self) -> Sampling:
+        """What the block sampler is told."""
+        return _sampling(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerSettings:
+    """Pictures and a question to words."""
+
+    block_length: int
+    steps_per_block: int
+    confidence_threshold: float
+    temperature: float
+    max_new_tokens: int
+
+    def sampling(self) -> Sampling:
+        """What the block sampler is told."""
+        return _sampling(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+def image_settings(presets: Presets, size: tuple[int, int], given: dict[str, Any]) -> ImageSettings:
+    """Settings of a picture of ``size`` (height, width); ``given`` has the keyword names, None = the preset.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+    guidance = check_number(_or(given, "guidance_scale", presets.guidance_scale), name="guidance_scale", low=0)
+    decoding = decode_settings(presets, given["decoder"], given["num_steps"])
+    given = given | {"temperature": _or(given, "temperature", presets.image_temperature)}
+    return ImageSettings(
+        height=size[0],
+        width=size[1],
+        guidance_scale=float(guidance),
+        guidance_rescale=presets.guidance_rescale,
+        **decoding.as_dict(),
+        **_token_settings(presets, given, presets.steps_per_block),
+    )
+
+
+def answer_settings(presets: Presets, given: dict[str, Any]) -> AnswerSettings:
+    """Settings of an answer; ``given`` has the keyword names, None = the preset.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+    longest = _or(given, "max_new_tokens", presets.max_new_tokens)
+    return AnswerSettings(
+        max_new_tokens=check_number(longest, name="max_new_tokens", low=1, whole=True),
+        **_token_settings(presets, given, presets.text_steps_per_block),
+    )
+
+
+def decode_settings(presets: Presets, decoder: str | None, num_steps: int | None) -> DecodeSettings:
+    """Settings of the pixel decoder.
+
+    Raises:
+        ConfigError: an unknown decoder or fewer than one step.
+    """
+    decoder = check_choice(presets.decoder if decoder is None else decoder, name="decoder", choices=DECODERS)
+    turbo = decoder == "turbo"
+    steps = (presets.turbo_steps if turbo else presets.num_steps) if num_steps is None else num_steps
+    return DecodeSettings(
+        decoder=decoder,
+        num_steps=check_number(steps, name="num_steps", low=1, high=1000, whole=True),
+        time_shift=1.0 if turbo else presets.time_shift,
+        decoder_guidance=1.0 if turbo else presets.decoder_guidance,
+    )
+
+
+def output_grid(geometry: Geometry, height: int | None, width: int | None) -> TokenGrid:
+    """Token grid of a wished output size; one side alone means a square, none the checkpoint's first trained grid.
+
+    Raises:
+        SizeError: no such size; the message names the allowed ones.
+    """
+    if height is None and width is None:
+        if geometry.trained_grids:
+            return geometry.trained_grids[0]
+        return geometry.nearest_grid(_DEFAULT_SIDE_PX, _DEFAULT_SIDE_PX)
+    height = width if height is None else height
+    width = height if width is None else width
+    assert height is not None
+    assert width is not None
+    return geometry.grid_from_output_px(height, width)
+
+
+def _token_settings(presets: Presets, given: dict[str, Any], steps_per_block: int) -> dict[str, Any]:
+    steps = _or(given, "steps_per_block", steps_per_block)
+    threshold = _or(given, "confidence_threshold", presets.confidence_threshold)
+    temperature = check_number(given["temperature"], name="temperature", low=0)
+    return {
+        "block_length": presets.block_length,
+        "steps_per_block": check_number(steps, name="steps_per_block", low=1, whole=True),
+        "confidence_threshold": float(check_number(threshold, name="confidence_threshold", low=0, high=1)),
+        "temperature": float(temperature),
+    }
+
+
+def _sampling(settings: ImageSettings | AnswerSettings) -> Sampling:
+    return Sampling(
+        block_length=settings.block_length,
+        steps_per_block=settings.steps_per_block,
+        confidence_threshold=settings.confidence_threshold,
+        temperature=settings.temperature,
+    )
+
+
+def _or(given: dict[str, Any], name: str, preset: Any) -> Any:
+    return preset if given[name] is None else given[name]

@@ -1,0 +1,65 @@
+"""From the logits of all branches to one id and one confidence per position."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from llada_uni.diffusion.guidance import editing, rescale_factor, simple
+from llada_uni.diffusion.unmasking import choose_tokens, filter_logits
+from llada_uni.protocols import Guidance, IdSet, Request
+
+__all__ = ["allowed_logits", "choose_ids"]
+
+
+def choose_ids(logits: Tensor, offset: int, rules: Request, draws: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Ids int64 and confidences [B, L] of B rows that share the rules of one request.
+
+    ``logits`` [B, branches, L, V'] are those of the ids from ``offset`` on; ``draws`` [B, L] are uniform numbers,
+    needed when the temperature is positive. Source: released ``generate_bd_image``: guidance, rescaling, then the
+    restriction to allowed ids, then the choice.
+    """
+    scores, sampling = allowed_logits(logits, offset, rules), rules.sampling
+    if sampling.temperature > 0:
+        scores = filter_logits(scores, sampling.temperature, sampling.top_k, sampling.top_p)
+    chosen, confidence = choose_tokens(scores, draws if sampling.temperature > 0 else None)
+    return chosen + rules.allowed.start, confidence
+
+
+def allowed_logits(logits: Tensor, offset: int, rules: Request) -> Tensor:
+    """Guided logits [B, L, allowed ids], forbidden ids and the mask at -inf; see :func:`choose_ids`."""
+    guidance, allowed = rules.guidance, rules.allowed
+    window = slice(allowed.start - offset, allowed.stop - offset)
+    if not guidance.needs_vocabulary:
+        scores = _guided(logits[..., window], guidance)
+    else:
+        guided = _combined(logits, guidance)
+        scores = guided[..., window] * rescale_factor(guided, logits[:, 0], guidance.rescale)
+    blocked = _blocked(allowed, rules.mask_id, scores.device)
+    return scores if blocked is None else scores.index_fill(-1, blocked, -math.inf)
+
+
+def _guided(logits: Tensor, guidance: Guidance) -> Tensor:
+    guided = _combined(logits, guidance)
+    if guidance.rescale == 0 or guidance.num_branches == 1:
+        return guided
+    return guided * rescale_factor(guided, logits[:, 0], guidance.rescale)
+
+
+def _combined(logits: Tensor, guidance: Guidance) -> Tensor:
+    branches = logits.unbind(1)
+    if guidance.num_branches == 1:
+        return branches[0]
+    if guidance.kind == "simple":
+        return simple(branches[0], branches[1], guidance.scale)
+    no_image = branches[2] if guidance.num_branches == 3 else None
+    return editing(branches[0], branches[1], no_image, guidance.text, guidance.image)
+
+
+@lru_cache(maxsize=64)
+def _blocked(allowed: IdSet, mask_id: int, device: torch.device) -> Tensor | None:
+    ids = sorted({i for i in (*allowed.forbidden, mask_id) if allowed.start <= i < allowed.stop})
+    return torch.tensor([i - allowed.start for i in ids], device=device) if ids else None

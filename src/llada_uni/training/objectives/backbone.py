@@ -1,0 +1,329 @@
+"""Backbone stage: block diffusion over text and image ids, with router balancing.
+
+One row holds clean blocks and noisy copies of target blocks (``data.block_rows``); logits are taken at masked positions
+only. Losses are reweighted per sample by 1/sqrt(n) (MTRS) and normalised over the whole step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llada_uni.backbone.config import BackboneConfig
+from llada_uni.backbone.model import Backbone
+from llada_uni.data.block_rows import Document, collate, lay_out
+from llada_uni.data.code_pool import CodePool, PoolConfig, encode_pictures, extract, fingerprint
+from llada_uni.data.scene_stream import draw_scenes, pictures, python_random
+from llada_uni.data.unified_stream import MixConfig, Writer
+from llada_uni.diffusion.balance import max_violation, updated_bias
+from llada_uni.diffusion.losses import mtrs_normaliser, mtrs_token_weights, token_cross_entropy
+from llada_uni.diffusion.masking import (
+    IMAGE_LAW,
+    MaskRatioLaw,
+    block_mask_ratios,
+    complement_mask,
+    mask_tokens,
+    training_allowed,
+)
+from llada_uni.image_tokenizer.model import ImageTokenizer
+from llada_uni.scenes.questions import FAMILIES
+from llada_uni.training.export import frozen, load_text_tokenizer, warm_start
+from llada_uni.training.objective import Batch, Draw, Metrics, Resources
+from llada_uni.weights.save import save_backbone
+
+__all__ = ["BackboneObjective", "BackboneObjectiveConfig", "CodePoolJob", "MaskedTokens", "masked_losses", "noised"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodePoolJob:
+    """Extracts the pool of codes that the backbone trains on."""
+
+    name: str
+    pool: PoolConfig
+
+    def run(self, resources: Resources) -> dict[str, object]:
+        """Writes missing shards into the cache; can be stopped and run again."""
+        torch.set_num_threads(1)
+        extract(self.pool, frozen(resources.out, "image_tokenizer"), _pool_directory(resources))
+        return {"name": self.name, "scenes": self.pool.num_shards * self.pool.shard_size}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneObjectiveConfig:
+    """The model, its data and its noise.
+
+    ``capacity`` is the number of tokens of a packed row; rows run in ``num_buckets`` groups of similar length. ``fill_weight`` scales the loss of end-of-text ids that only
+    fill the last block. ``balance_rate`` moves the router bias, until ``balance_stop`` of the run is over.
+    """
+
+    backbone: BackboneConfig
+    pool: PoolConfig
+    mix: MixConfig = field(default_factory=MixConfig)
+    image_law: MaskRatioLaw = IMAGE_LAW
+    text_law: MaskRatioLaw = field(default_factory=lambda: MaskRatioLaw(full_share=0.4))
+    capacity: int = 256
+    num_buckets: int = 3
+    fill_weight: float = 0.1
+    mtrs: bool = True
+    balance_rate: float = 1e-3
+    balance_stop: float = 0.95
+    codebook_start: bool = True
+    eval_documents: int = 96
+    max_shard_bytes: int = 12 * 2**20
+    warm: str | None = None
+
+    def build(self, resources: Resources, seed: int) -> BackboneObjective:
+        """A freshly initialised backbone (or that of checkpoint ``warm``) and the extracted pool."""
+        tokenizer = frozen(resources.out, "image_tokenizer")
+        directory = _pool_directory(resources)
+        extract(self.pool, tokenizer, directory)
+        pool = CodePool(self.pool, directory, fingerprint(self.pool, tokenizer))
+        text = load_text_tokenizer(resources.out)
+        num_codes = len(tokenizer.codebook)
+        offset = self.backbone.vocab_size - num_codes
+        writer = Writer(vocab=text.vocab(text_vocab_size=offset, num_codes=num_codes), tokenizer=text, mix=self.mix)
+        generator = torch.Generator().manual_seed(seed)
+        model = Backbone(self.backbone)
+        model.reset_parameters(generator)
+        if self.codebook_start:
+            start_from_codebook(model, tokenizer.codebook, offset, generator)
+        warm_start(model, self.warm, "backbone", resources)
+        return BackboneObjective(self, model, writer, pool, tokenizer)
+
+
+class BackboneObjective:
+    """Masked tokens from visible ones, block by block."""
+
+    def __init__(
+        self,
+        config: BackboneObjectiveConfig,
+        model: Backbone,
+        writer: Writer,
+        pool: CodePool,
+        tokenizer: ImageTokenizer | None = None,
+    ) -> None:
+        self.config = config
+        self.model = model
+        self._writer, self._pool, self._tokenizer = writer, pool, tokenizer
+        self._loads: Tensor | None = None
+
+    def batch(self, draw: Draw) -> Batch:
+        """Packed rows with noise already drawn; see ``data.block_rows.collate`` and :func:`noised`."""
+        documents = self._writer.documents(draw.numpy("documents"), self._pool, draw.size)
+        return self.rows(documents, draw.torch("masks"))
+
+    def rows(self, documents: list[Document], generator: torch.Generator) -> dict[str, Tensor]:
+        """Rows of given documents with noise."""
+        special = self._writer.vocab.special
+        layouts = [lay_out(document, special.eos) for document in documents]
+        rows = collate(layouts, self.config.capacity, special.eos)
+        return noised(rows, self.config.image_law, self.config.text_law, special.mask, generator)
+
+    def weight(self, batch: Batch) -> float:
+        """Normaliser of the loss: sum of sqrt(n) over samples with n masked tokens (or the number of masked tokens)."""
+        counts = _masked_counts(batch)
+        return float(mtrs_normaliser(counts)) if self.config.mtrs else float(counts.sum())
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor | float]]:
+        """Reweighted mean cross-entropy of masked tokens; plain means per modality beside it."""
+        found = masked_losses(self.model, batch, self.config.num_buckets)
+        self._loads = found.loads if self._loads is None else self._loads + found.loads
+        fill, image, hits = found.fill, found.image, found.hits
+        weights = torch.where(fill, self.config.fill_weight, 1.0)
+        if self.config.mtrs:
+            weights = weights * mtrs_token_weights(found.sample, int(batch["sample"].max()) + 1)
+        total = (found.losses * weights).sum() / self.weight(batch)
+        told = found.losses.detach()
+        return total, {
+            "nll_image": _mean(told, image & ~fill),
+            "nll_text": _mean(told, ~image & ~fill),
+            "acc_image": _mean(hits, image & ~fill),
+            "acc_text": _mean(hits, ~image & ~fill),
+            "tokens": float((batch["document"] >= 0).sum()),
+        }
+
+    def after_step(self, step: int, horizon: int) -> Metrics:
+        """Moves the selection bias of every router against its load."""
+        assert self._loads is not None
+        loads, self._loads = self._loads, None
+        if step <= self.config.balance_stop * horizon:
+            for router, counts in zip(self.model.routers(), loads, strict=True):
+                router.expert_bias.copy_(updated_bias(router.expert_bias, counts, self.config.balance_rate))
+        return {"max_violation": float(max_violation(loads).mean())}
+
+    def conclude(self, seed: int) -> Metrics:
+        """Nothing."""
+        return {}
+
+    @torch.no_grad()
+    def evaluate(self, seed: int) -> Metrics:
+        """Held-out scenes: loss of fully and half masked pictures, and answers written in a single step, per family."""
+        self.model.eval()
+        numbers = self._image_losses(seed)
+        right: dict[str, list[float]] = {}
+        for index in range(max(self.config.eval_documents // 16, 1)):
+            for family, value in self._single_step_answers(seed, index):
+                right.setdefault(family, []).append(value)
+        for family, values in right.items():
+            numbers[f"answer_{family}"] = sum(values) / len(values)
+        numbers["answers"] = sum(numbers[f"answer_{name}"] for name in right) / max(len(right), 1)
+        return numbers
+
+    def export(self, directory: Path) -> None:
+        """Writes the backbone at the root of the checkpoint directory."""
+        save_backbone(directory, self.model, max_shard_bytes=self.config.max_shard_bytes)
+
+    def _fresh(self, seed: int, index: int, count: int) -> list[tuple[object, np.ndarray]]:
+        rng = Draw(seed=seed, step=index, size=count).numpy("evaluation")
+        graphs = draw_scenes(rng, count, (8, 8), held_out=None)
+        assert self._tokenizer is not None
+        return list(zip(graphs, encode_pictures(self._tokenizer, pictures(graphs)), strict=True))
+
+    def _image_losses(self, seed: int) -> Metrics:
+        device = next(self.model.parameters()).device
+        numbers: Metrics = {}
+        source = python_random(np.random.default_rng(seed))
+        fresh = self._fresh(seed, 10_000, 32)
+        documents = [self._writer.picture(graph, codes, source) for graph, codes in fresh]
+        for name, ratio in (("half", 0.5), ("full", 1.0)):
+            law = MaskRatioLaw(low=ratio, high=ratio, full_share=0.0)
+            eos, mask = self._writer.vocab.special.eos, self._writer.vocab.special.mask
+            rows = collate([lay_out(document, eos) for document in documents], self.config.capacity, eos)
+            batch = noised(rows, law, law, mask, torch.Generator().manual_seed(seed))
+            batch = {key: value.to(device) for key, value in batch.items()}
+            found = masked_losses(self.model, batch)
+            numbers[f"nll_image_{name}"] = float(_mean(found.losses, ~found.fill))
+        return numbers
+
+    def _single_step_answers(self, seed: int, index: int) -> list[tuple[str, float]]:
+        device = next(self.model.parameters()).device
+        source = python_random(np.random.default_rng([seed, index]))
+        eos, mask = self._writer.vocab.special.eos, self._writer.vocab.special.mask
+        documents = [self._writer.reading(graph, codes, source) for graph, codes in self._fresh(seed, index, 16)]
+        rows = collate([lay_out(document, eos) for document in documents], self.config.capacity, eos)
+        full = MaskRatioLaw(low=1.0, high=1.0, full_share=0.0)
+        batch = noised(rows, full, full, mask, torch.Generator().manual_seed(seed))
+        batch = {key: value.to(device) for key, value in batch.items()}
+        found = masked_losses(self.model, batch)
+        wrong = (1 - found.hits) * (~found.fill)
+        answers = []
+        for number in found.sample.unique().tolist():
+            own = found.sample == number
+            answers.append((FAMILIES[int(found.tag[own][0])], float(wrong[own].sum() == 0)))
+        return answers
+
+
+def noised(
+    rows: Mapping[str, Tensor],
+    image_law: MaskRatioLaw,
+    text_law: MaskRatioLaw,
+    mask_id: int,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Adds ``noisy_ids`` and ``masked`` to rows of :func:`collate`: one ratio per (branch, block), stratified over all.
+
+    A second view of a block masks exactly what the first left visible.
+    """
+    noise, image = rows["noise"], rows["image"]
+    num_noises = int(noise.max()) + 1
+    is_image = torch.zeros(num_noises, dtype=torch.bool)
+    is_image[noise[noise >= 0]] = image[noise >= 0]
+    ratios = torch.zeros(num_noises)
+    for law, chosen in ((image_law, is_image), (text_law, ~is_image)):
+        if chosen.any():
+            ratios[chosen] = block_mask_ratios(int(chosen.sum()), law, generator)
+    maskable = rows["maskable"]
+    ratio = torch.where(noise >= 0, ratios[noise.clamp_min(0)], 0.0)
+    first = maskable & (rows["stream"] == 1)
+    noisy, masked = mask_tokens(rows["ids"], first, ratio, mask_id, generator)
+    if int(rows["stream"].max()) > 1:
+        masked = masked | _second_view(rows, masked)
+        noisy = rows["ids"].masked_fill(masked, mask_id)
+    return {**rows, "noisy_ids": noisy, "masked": masked}
+
+
+def _second_view(rows: Mapping[str, Tensor], masked: Tensor) -> Tensor:
+    """Mask of view 2: the complement of view 1, found by (noise, position), which names a token of a view uniquely."""
+    key = rows["noise"] * (int(rows["position"].max()) + 1) + rows["position"]
+    one = rows["maskable"] & (rows["stream"] == 1)
+    two = rows["maskable"] & (rows["stream"] == 2)
+    order_one, order_two = key[one].argsort(), key[two].argsort()
+    left = complement_mask(rows["maskable"], masked)[one][order_one]
+    values = torch.empty_like(left)
+    values[order_two] = left
+    result = torch.zeros_like(masked)
+    result[two] = values
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedTokens:
+    """Every masked token of a batch, [N] each: its cross-entropy, whether the likeliest id is right (0 or 1), and its
+    sample, modality, fill and tag; ``loads`` are the routers' counts over real tokens."""
+
+    losses: Tensor
+    hits: Tensor
+    sample: Tensor
+    image: Tensor
+    fill: Tensor
+    tag: Tensor
+    loads: Tensor
+
+
+def masked_losses(model: Backbone, batch: Mapping[str, Tensor], num_buckets: int = 1) -> MaskedTokens:
+    """Runs the model on rows grouped by length, so that short rows carry little padding, and scores masked tokens."""
+    parts = [_bucket_losses(model, part) for part in _buckets(batch, num_buckets)]
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "loads"}
+    return MaskedTokens(**joined, loads=torch.stack([part["loads"] for part in parts]).sum(0))
+
+
+def _bucket_losses(model: Backbone, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    allowed = training_allowed(batch["document"], batch["branch"], batch["block"], batch["stream"]).unsqueeze(1)
+    masked = batch["masked"]
+    logits = model(
+        batch["noisy_ids"], batch["position"], allowed, logit_mask=masked, collect_load=batch["document"] >= 0
+    )
+    clean = batch["ids"][masked]
+    facts = {name: batch[name][masked] for name in ("sample", "image", "fill", "tag")}
+    hits = (logits.detach().argmax(-1) == clean).float()
+    return {"losses": token_cross_entropy(logits, clean), "hits": hits, **facts, "loads": model.router_loads()}
+
+
+def _buckets(batch: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
+    """Rows in ``count`` groups of similar length, each cut to its longest row."""
+    lengths = (batch["document"] >= 0).sum(1)
+    order = lengths.argsort(stable=True)
+    groups = [group for group in order.tensor_split(count) if len(group)]
+    return [{name: value[group, : int(lengths[group].max())] for name, value in batch.items()} for group in groups]
+
+
+@torch.no_grad()
+def start_from_codebook(model: Backbone, codebook: Tensor, offset: int, generator: torch.Generator) -> None:
+    """Image rows of both tables start as one random rotation of the code vectors, at the text rows' length.
+
+    Similar codes start with similar rows. Source: training from scratch needs it; ours.
+    """
+    width = model.config.hidden_size
+    basis = torch.linalg.qr(torch.randn(width, codebook.shape[1], generator=generator)).Q
+    rows = F.normalize(codebook.detach().float(), dim=-1) @ basis.T
+    scale = model.config.initializer_range * width**0.5
+    model.model.word_embeddings.weight[offset:] = rows * scale
+    model.lm_head.weight[offset:] = rows * scale
+
+
+def _masked_counts(batch: Batch) -> Tensor:
+    return torch.bincount(batch["sample"][batch["masked"]])
+
+
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    return values[chosen].mean() if chosen.any() else values.new_tensor(float("nan"))
+
+
+def _pool_directory(resources: Resources) -> Path:
+    return resources.cache / "codes"

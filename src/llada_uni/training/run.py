@@ -1,0 +1,230 @@
+"""One recipe from the command line to a finished component: resolve, train, evaluate, export.
+
+``python -m llada_uni.training.run recipes.nano:vae --out DIR --cache DIR [--minutes N] [--set a.b=c] [--resume]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llada_uni.config import override
+from llada_uni.errors import ConfigError, LladaUniError
+from llada_uni.training.checkpoint import load_state
+from llada_uni.training.config import TrainConfig
+from llada_uni.training.export import write_json
+from llada_uni.training.objective import Objective, Resources
+from llada_uni.training.train import Run, TrainResult, train
+
+__all__ = ["RunOptions", "main", "resolve_recipe", "run_recipe"]
+
+_LOG = logging.getLogger("llada_uni.training")
+Report = Callable[[Mapping[str, Any]], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How to run recipes: ``out`` is the checkpoint directory being built, ``cache`` keeps state and intermediate files.
+
+    ``resume`` continues saved states; ``export_only`` trains nothing and exports what the saved state holds.
+    """
+
+    out: Path
+    cache: Path
+    minutes: float | None = None
+    steps: int | None = None
+    overrides: tuple[str, ...] = ()
+    resume: bool = True
+    export_only: bool = False
+    force: bool = False
+
+
+def default_cache() -> Path:
+    """Folder for training state of this user."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "llada-uni" / "train"
+
+
+def resolve_recipe(name: str) -> Any:
+    """What the recipe function ``recipes.module:function`` returns: a job or a tuple of them.
+
+    Raises:
+        ConfigError: the name has another form, or there is no such module or function.
+    """
+    module_name, _, function = name.partition(":")
+    if not function:
+        raise ConfigError(f"expected a recipe such as recipes.nano:vae, got {name!r}")
+    path = "llada_uni_" + module_name if module_name.split(".")[0] == "recipes" else module_name
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"no recipe module {module_name!r} ({error})") from error
+    if function not in getattr(module, "__all__", ()):
+        raise ConfigError(f"{module_name} has no recipe {function!r}; it has {', '.join(module.__all__)}")
+    return getattr(module, function)()
+
+
+def run_recipe(recipe: Any, options: RunOptions, *, report: Report | None = None) -> list[dict[str, Any]]:
+    """Runs one job or a chain of them; a chain skips jobs whose result is already there. Returns their evaluations.
+
+    Raises:
+        ConfigError: an override does not fit.
+    """
+    jobs = recipe if isinstance(recipe, tuple) else (recipe,)
+    if len(jobs) > 1 and options.minutes is not None:
+        jobs = _fitted(jobs, options.minutes)
+    results = []
+    for job in jobs:
+        config = _configured(job, options, chain=len(jobs) > 1)
+        directory = options.cache / config.name
+        done = directory / "evaluation.json"
+        if len(jobs) > 1 and done.exists() and not options.force:
+            results.append(json.loads(done.read_text(encoding="utf-8")))
+            continue
+        numbers = _run_job(config, directory, options, report)
+        if numbers is None:
+            break
+        results.append(numbers)
+    return results
+
+
+def _fitted(jobs: tuple[Any, ...], minutes: float) -> tuple[Any, ...]:
+    """The jobs of a chain with their time budgets scaled to ``minutes`` in all."""
+    total = sum(job.minutes or 0.0 for job in jobs if isinstance(job, TrainConfig))
+    return tuple(
+        dataclasses.replace(job, minutes=job.minutes * minutes / total)
+        if isinstance(job, TrainConfig) and job.minutes
+        else job
+        for job in jobs
+    )
+
+
+def _configured(job: Any, options: RunOptions, *, chain: bool) -> Any:
+    if options.overrides and chain:
+        raise ConfigError("--set edits one recipe, not a chain of them; run that stage alone")
+    for assignment in options.overrides:
+        job = override(job, assignment)
+    if isinstance(job, TrainConfig) and not chain:
+        if options.minutes is not None:
+            job = dataclasses.replace(job, minutes=options.minutes, steps=None)
+        elif options.steps is not None:
+            job = dataclasses.replace(job, steps=options.steps, minutes=None)
+    return job
+
+
+def _run_job(config: Any, directory: Path, options: RunOptions, report: Report | None) -> dict[str, Any] | None:
+    resources = Resources(out=options.out, cache=options.cache)
+    directory.mkdir(parents=True, exist_ok=True)
+    if not isinstance(config, TrainConfig):
+        numbers = config.run(resources)
+        write_json(directory / "evaluation.json", numbers)
+        return numbers
+    objective = config.objective.build(resources, config.seed)
+    if options.export_only:
+        return _finish(config, objective, directory, resources)
+    if not options.resume:
+        (directory / "state.pt").unlink(missing_ok=True)
+    with _stop_on_signals() as stop:
+        result = train(config, objective, directory, stop=stop, report=report)
+    if not result.finished:
+        _LOG.info("stopped at step %d of %d; run again to continue", result.step, result.horizon)
+        return None
+    return _finish(config, objective, directory, resources, result)
+
+
+def _finish(
+    config: TrainConfig,
+    objective: Objective,
+    directory: Path,
+    resources: Resources,
+    result: TrainResult | None = None,
+) -> dict[str, Any]:
+    """Evaluates and exports with the averaged weights of the saved state."""
+    run = Run.start(config, objective)
+    state = load_state(directory)
+    if state is None:
+        raise ConfigError(f"no saved state in {directory}; train {config.name} first")
+    run.restore(state)
+    with run.ema.applied(objective.model):
+        concluded = objective.conclude(config.seed + 2)
+        numbers = {**objective.evaluate(config.seed + 1), **concluded}
+        objective.export(resources.out)
+    told = {"step": state.step, "horizon": state.horizon, "seconds": round(state.seconds, 1)}
+    summary = {"name": config.name, **told, **{k: round(float(v), 6) for k, v in numbers.items()}}
+    write_json(directory / "evaluation.json", summary)
+    return summary
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Inside, SIGTERM and SIGINT ask for a stop after the current step instead of ending the process."""
+    asked: list[int] = []
+    kinds = (signal.SIGTERM, signal.SIGINT)
+    try:
+        previous = [signal.signal(kind, lambda number, _: asked.append(number)) for kind in kinds]
+    except ValueError:  # not in the main thread: signals are someone else's business
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for kind, handler in zip(kinds, previous, strict=True):
+            signal.signal(kind, handler)
+
+
+def _options(arguments: argparse.Namespace) -> RunOptions:
+    cache = arguments.cache or default_cache()
+    return RunOptions(
+        out=arguments.out or cache / "nano",
+        cache=cache,
+        minutes=arguments.minutes,
+        steps=arguments.steps,
+        overrides=tuple(arguments.set),
+        resume=not arguments.restart,
+        export_only=arguments.export_only,
+        force=arguments.force,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="llada-uni train", description="Train one stage or a chain of stages.")
+    parser.add_argument("recipe", help="recipes.module:function")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="change one field of the recipe")
+    parser.add_argument("--minutes", type=float, help="time budget; fixes the number of steps once, at the start")
+    parser.add_argument("--steps", type=int, help="number of steps")
+    parser.add_argument("--out", type=Path, help="checkpoint directory being built")
+    parser.add_argument("--cache", type=Path, help="folder for training state")
+    parser.add_argument("--resume", action="store_true", help="continue the saved state (the default)")
+    parser.add_argument("--restart", action="store_true", help="forget the saved state")
+    parser.add_argument("--export-only", action="store_true", help="export what the saved state holds")
+    parser.add_argument("--force", action="store_true", help="in a chain, run finished stages again")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry of ``python -m llada_uni.training.run``; progress on stderr, the evaluation as JSON on stdout."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    parsed = _parser().parse_args(arguments)
+    try:
+        results = run_recipe(
+            resolve_recipe(parsed.recipe), _options(parsed), report=lambda record: _LOG.info("%s", json.dumps(record))
+        )
+    except LladaUniError as error:
+        _LOG.error("%s", error)
+        return 2
+    sys.stdout.write(json.dumps(results) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

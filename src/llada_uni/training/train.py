@@ -1,0 +1,256 @@
+"""The training loop: the same few lines for every stage. A stage is an ``Objective``; nothing here knows which.
+
+The state is a function of the configuration and the number of steps done: batches and noise are addressed by
+(seed, step), so a run that was killed and resumed ends with the weights of one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llada_uni.errors import CheckpointError, ConfigError
+from llada_uni.training.checkpoint import TrainState, load_state, save_state
+from llada_uni.training.config import TrainConfig, describe
+from llada_uni.training.ema import Ema
+from llada_uni.training.metrics import MetricsLog
+from llada_uni.training.objective import Batch, Draw, Objective
+from llada_uni.training.optim import build_optimizer, clip_gradients, set_lr
+from llada_uni.training.schedule import lr_factor
+
+__all__ = ["Run", "TrainResult", "train"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+_MAY_CHANGE = ("steps", "minutes", "log_every", "checkpoint_seconds", "threads", "prefetch", "probe_seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """Where a call of :func:`train` ended: ``finished`` is False when it was stopped before the horizon."""
+
+    step: int
+    horizon: int
+    seconds: float
+    finished: bool
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Everything that changes while training; ``horizon`` is 0 until it is known."""
+
+    config: TrainConfig
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    ema: Ema
+    step: int = 0
+    horizon: int = 0
+    seconds: float = 0.0
+    _started: float = field(default_factory=time.monotonic)
+
+    @classmethod
+    def start(cls, config: TrainConfig, objective: Objective) -> Run:
+        """A run at step 0 with the objective's current weights."""
+        torch.set_num_threads(config.threads)
+        dtype = torch.float64 if config.dtype == "float64" else torch.float32
+        objective.model.to(device=config.device, dtype=dtype)
+        optimizer = build_optimizer(objective.model, config.optim)
+        return cls(config=config, objective=objective, optimizer=optimizer, ema=Ema(objective.model, config.ema_decay))
+
+    def elapsed(self) -> float:
+        """Seconds of training so far, over all restarts."""
+        return self.seconds + time.monotonic() - self._started
+
+    def snapshot(self) -> TrainState:
+        """State after ``step`` steps."""
+        return TrainState(
+            step=self.step,
+            horizon=self.horizon,
+            seconds=self.elapsed(),
+            config=describe(self.config),
+            model=self.objective.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            ema=self.ema.state_dict(),
+        )
+
+    def restore(self, state: TrainState) -> None:
+        """Continues from ``state``.
+
+        Raises:
+            CheckpointError: the state belongs to another configuration.
+        """
+        _check_same_run(self.config, state.config)
+        self.objective.model.load_state_dict(state.model)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.ema.load_state_dict(state.ema)
+        self.step, self.horizon, self.seconds = state.step, state.horizon, state.seconds
+        self._started = time.monotonic()
+
+
+def train(
+    config: TrainConfig,
+    objective: Objective,
+    directory: Path,
+    *,
+    resume: bool = True,
+    stop: Callable[[], bool] = lambda: False,
+    stop_at: int | None = None,
+    report: Callable[[Mapping[str, Any]], None] | None = None,
+) -> TrainResult:
+    """Trains ``objective`` to the horizon of ``config``, continuing the state in ``directory`` if there is one.
+
+    ``stop`` is asked after every step (a signal handler sets it); ``stop_at`` ends the call after that many steps in
+    all. Either way the state is saved and the next call goes on. On return the model holds the averaged weights when
+    the horizon was reached, else the live ones.
+
+    Raises:
+        ConfigError: the loss or a gradient is not finite (the step and its batch are named; the state is not saved).
+        CheckpointError: the state in ``directory`` is unreadable or of another configuration.
+    """
+    run = Run.start(config, objective)
+    saved = load_state(directory) if resume else None
+    if saved is not None:
+        run.restore(saved)
+    if not run.horizon:
+        run.horizon = config.steps or _horizon_from_minutes(run)
+    log = MetricsLog(directory, every=config.log_every, step=run.step, report=report)
+    end = min(run.horizon, stop_at or run.horizon)
+    with _Prefetch(run, end) as batches:
+        last_save = time.monotonic()
+        while run.step < end and not stop():
+            metrics = _step(run, batches.take())
+            log.add(run.step, metrics, samples=_samples(config), seconds=run.elapsed())
+            if time.monotonic() - last_save > config.checkpoint_seconds:
+                save_state(directory, run.snapshot())
+                last_save = time.monotonic()
+    save_state(directory, run.snapshot())
+    return TrainResult(step=run.step, horizon=run.horizon, seconds=run.elapsed(), finished=run.step >= run.horizon)
+
+
+def _samples(config: TrainConfig) -> int:
+    return config.batch_size * config.accumulation
+
+
+def _step(run: Run, batches: list[tuple[Draw, Batch]]) -> dict[str, Tensor | float]:
+    config, objective = run.config, run.objective
+    lr = config.optim.lr * lr_factor(config.schedule, run.step, run.horizon)
+    set_lr(run.optimizer, lr)
+    run.optimizer.zero_grad(set_to_none=True)
+    objective.model.train()
+    weights = [objective.weight(batch) for _, batch in batches]
+    metrics: dict[str, Tensor | float] = {}
+    for (draw, batch), weight in zip(batches, weights, strict=True):
+        metrics = _backward(run, draw, batch, weight / max(sum(weights), 1e-12))
+    norm = clip_gradients(objective.model.parameters(), config.optim.clip_norm)
+    _require_finite(float(norm), "the gradient norm", run.step, batches[0][0])
+    run.optimizer.step()
+    run.step += 1
+    more = objective.after_step(run.step, run.horizon)
+    run.ema.update(objective.model)
+    return {**metrics, **more, "grad_norm": norm, "lr": lr}
+
+
+def _backward(run: Run, draw: Draw, batch: Batch, share: float) -> dict[str, Tensor | float]:
+    torch.manual_seed(draw.torch("global").initial_seed())
+    with _autocast(run.config):
+        loss, metrics = run.objective.loss(_to_device(batch, run.config.device), draw.torch("loss"))
+    _require_finite(float(loss.detach()), "the loss", draw.step, draw)
+    (loss * share).backward()
+    return {"loss": loss.detach(), **metrics}
+
+
+def _autocast(config: TrainConfig) -> contextlib.AbstractContextManager[Any]:
+    if config.dtype != "bfloat16":
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(config.device).type, dtype=_DTYPES[config.dtype])
+
+
+def _require_finite(value: float, what: str, step: int, draw: Draw) -> None:
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ConfigError(
+            f"{what} is {value} at step {step} (batch {draw}); lower optim.lr or look at that batch. The last saved "
+            "state is intact"
+        )
+
+
+def _to_device(value: Any, device: str) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: _to_device(item, device) for key, item in value.items()}
+    return value
+
+
+def _draws(config: TrainConfig, step: int, horizon: int) -> list[Draw]:
+    progress = step / max(horizon, 1)
+    return [
+        Draw(seed=config.seed, step=step, micro=micro, size=config.batch_size, progress=progress)
+        for micro in range(config.accumulation)
+    ]
+
+
+class _Prefetch:
+    """Makes the next batches in one background thread; with ``prefetch`` 0 in the calling thread."""
+
+    def __init__(self, run: Run, end: int) -> None:
+        self._run = run
+        self._next, self._end = run.step, end
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches") if run.config.prefetch else None
+        self._queue: list[Future[list[tuple[Draw, Batch]]]] = []
+
+    def _make(self, step: int) -> list[tuple[Draw, Batch]]:
+        return [(draw, self._run.objective.batch(draw)) for draw in _draws(self._run.config, step, self._run.horizon)]
+
+    def take(self) -> list[tuple[Draw, Batch]]:
+        if self._pool is None:
+            self._next += 1
+            return self._make(self._next - 1)
+        while self._next < self._end and len(self._queue) <= self._run.config.prefetch:
+            self._queue.append(self._pool.submit(self._make, self._next))
+            self._next += 1
+        return self._queue.pop(0).result()
+
+    def __enter__(self) -> _Prefetch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _horizon_from_minutes(run: Run) -> int:
+    """Number of steps that fit into the budget at the speed measured now; the trial steps leave no trace."""
+    config = run.config
+    assert config.minutes is not None
+    before = _clone_state(run.objective.model)
+    trial = Run.start(replace(config, minutes=None, steps=10**9), run.objective)
+    trial.horizon = 10**9
+    seconds, steps = 0.0, 0
+    while seconds < config.probe_seconds and steps < 200:
+        started = time.monotonic()
+        _step(trial, [(draw, run.objective.batch(draw)) for draw in _draws(config, trial.step, trial.horizon)])
+        if trial.step > 1:
+            seconds, steps = seconds + time.monotonic() - started, steps + 1
+    run.objective.model.load_state_dict(before)
+    return max(int(config.minutes * 60 / (seconds / steps)), 1)
+
+
+def _clone_state(model: nn.Module) -> dict[str, Any]:
+    return {k: v.clone() if isinstance(v, Tensor) else v for k, v in model.state_dict().items()}
+
+
+def _check_same_run(config: TrainConfig, stored: Mapping[str, Any]) -> None:
+    wanted = {k: v for k, v in describe(config).items() if k not in _MAY_CHANGE}
+    different = sorted(k for k, v in wanted.items() if stored.get(k) != v)
+    if different:
+        raise CheckpointError(
+            f"{config.name}: the saved state was made with other values of {', '.join(different)}; "
+            "use those, or start afresh in another directory"
+        )

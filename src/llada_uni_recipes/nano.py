@@ -1,0 +1,231 @@
+"""The embedded model, stage by stage. Every function returns one complete frozen configuration.
+
+Times are for one core; `all` runs the stages in order, each building on what the earlier ones wrote. The functions that
+end in ``_gpu`` are the same stages with the batches and the precision of one GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from llada_uni.backbone.config import BackboneConfig
+from llada_uni.data.code_pool import PoolConfig
+from llada_uni.decoder.config import DecoderConfig, SemanticEmbedderConfig, VAEConfig
+from llada_uni.image_tokenizer.config import ImageTokenizerConfig, VisionConfig, VQConfig
+from llada_uni.training.config import OptimConfig, ScheduleConfig, TrainConfig
+from llada_uni.training.objectives.backbone import BackboneObjectiveConfig, CodePoolJob
+from llada_uni.training.objectives.decoder import DecoderObjectiveConfig, FlowDataConfig
+from llada_uni.training.objectives.package import PackageJob
+from llada_uni.training.objectives.text import TextTokenizerConfig
+from llada_uni.training.objectives.tokenizer import TokenizerObjectiveConfig
+from llada_uni.training.objectives.turbo import TurboObjectiveConfig
+from llada_uni.training.objectives.vae import VaeObjectiveConfig
+from llada_uni.weights.catalog import PackageConfig, Presets
+
+__all__ = [
+    "all",
+    "backbone",
+    "backbone_gpu",
+    "codes",
+    "decoder",
+    "decoder_gpu",
+    "package",
+    "text",
+    "tokenizer",
+    "tokenizer_gpu",
+    "turbo",
+    "turbo_gpu",
+    "vae",
+    "vae_gpu",
+]
+
+_NUM_TEXT_IDS = 1536
+_NUM_CODES = 4096
+_END_OF_TEXT = 1464
+_CONDITION_WIDTH = 96
+_POOL = PoolConfig(num_shards=96, shard_size=512, seed=1)
+_FLOW = FlowDataConfig(pool=_POOL, num_shards=20)
+
+
+def all() -> tuple[Any, ...]:
+    """Every stage in order; a stage whose result is in the cache is not repeated."""
+    return (text(), vae(), tokenizer(), codes(), backbone(), decoder(), turbo(), package())
+
+
+def text() -> TextTokenizerConfig:
+    """Byte-pair text tokenizer: 1,464 text entries and 72 control strings."""
+    return TextTokenizerConfig(name="nano-text")
+
+
+def vae() -> TrainConfig:
+    """Autoencoder, f4 with 4 latent channels."""
+    shape = VAEConfig(
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        scaling_factor=1.0,
+        shift_factor=0.0,
+        mid_block_add_attention=False,
+    )
+    return TrainConfig(
+        name="nano-vae",
+        objective=VaeObjectiveConfig(vae=shape),
+        minutes=25.0,
+        batch_size=4,
+        optim=OptimConfig(lr=2e-3, weight_decay=0.0, clip_norm=2.0),
+        schedule=ScheduleConfig(warmup_steps=100, floor=0.01),
+        ema_decay=0.998,
+        log_every=50,
+        dtype="bfloat16",
+    )
+
+
+def tokenizer() -> TrainConfig:
+    """Image tokenizer: 8-pixel patches, 4,096 codes of 32 numbers, trained on understanding through a small reader.
+
+    Thirteen parts of twenty kinds in eight colours and two styles are 4,160 things a cell can show.
+    """
+    shape = ImageTokenizerConfig(
+        vision_config=VisionConfig(
+            hidden_size=160, intermediate_size=640, depth=4, num_heads=5, patch_size=8, image_size=64
+        ),
+        vq_config=VQConfig(num_embeddings=_NUM_CODES, embed_dim=32, latent_channels=160),
+    )
+    return TrainConfig(
+        name="nano-tokenizer",
+        objective=TokenizerObjectiveConfig(tokenizer=shape),
+        minutes=30.0,
+        batch_size=48,
+        optim=OptimConfig(lr=1.5e-3, weight_decay=0.05),
+        schedule=ScheduleConfig(warmup_steps=100, floor=0.02),
+        ema_decay=0.0,
+    )
+
+
+def codes() -> CodePoolJob:
+    """Codes of the pool's scenes, extracted once."""
+    return CodePoolJob(name="nano-codes", pool=_POOL)
+
+
+def backbone() -> TrainConfig:
+    """Block-diffusion mixture-of-experts model: width 256, six layers, eight experts of which two work."""
+    shape = BackboneConfig(
+        vocab_size=_NUM_TEXT_IDS + _NUM_CODES,
+        image_token_offset=_NUM_TEXT_IDS,
+        hidden_size=256,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        head_dim=32,
+        intermediate_size=640,
+        num_experts=8,
+        num_experts_per_tok=2,
+        n_group=2,
+        topk_group=2,
+        num_shared_experts=1,
+        moe_intermediate_size=112,
+        rope_theta=10000.0,
+        max_position_embeddings=1024,
+        pad_token_id=_END_OF_TEXT,
+        eos_token_id=_END_OF_TEXT,
+    )
+    return TrainConfig(
+        name="nano-backbone",
+        objective=BackboneObjectiveConfig(backbone=shape, pool=_POOL),
+        minutes=60.0,
+        batch_size=32,
+        optim=OptimConfig(lr=2e-3, weight_decay=0.05),
+        schedule=ScheduleConfig(warmup_steps=150, floor=0.03),
+        ema_decay=0.998,
+        dtype="bfloat16",
+    )
+
+
+def decoder() -> TrainConfig:
+    """Flow-matching decoder: width 160, four joint layers, condition and image on one grid of 2 x 2 tokens per code."""
+    shape = DecoderConfig(
+        in_channels=4,
+        dim=160,
+        n_layers=4,
+        n_refiner_layers=1,
+        n_heads=5,
+        cap_feat_dim=_CONDITION_WIDTH,
+        axes_dims=(8, 12, 12),
+        axes_lens=(1024, 64, 64),
+        condition_positions="grid",
+        absolute_positions=24,
+        time_hidden_dim=256,
+    )
+    embedder = SemanticEmbedderConfig(num_codes=_NUM_CODES, width=_CONDITION_WIDTH)
+    return TrainConfig(
+        name="nano-decoder",
+        objective=DecoderObjectiveConfig(decoder=shape, embedder=embedder, data=_FLOW),
+        minutes=35.0,
+        batch_size=24,
+        optim=OptimConfig(lr=2e-3, weight_decay=0.01),
+        schedule=ScheduleConfig(warmup_steps=150, floor=0.03),
+        ema_decay=0.999,
+        dtype="bfloat16",
+    )
+
+
+def turbo() -> TrainConfig:
+    """Eight-step decoder, distilled from the trained one."""
+    return TrainConfig(
+        name="nano-turbo",
+        objective=TurboObjectiveConfig(data=_FLOW),
+        minutes=12.0,
+        batch_size=24,
+        optim=OptimConfig(lr=3e-4, weight_decay=0.0),
+        schedule=ScheduleConfig(warmup_steps=30, floor=0.05),
+        ema_decay=0.995,
+        dtype="bfloat16",
+    )
+
+
+def package() -> PackageJob:
+    """Grids and recommended sampling values."""
+    presets = Presets(
+        decoder="turbo",
+        block_length=32,
+        steps_per_block=8,
+        text_steps_per_block=16,
+        guidance_scale=2.0,
+        max_new_tokens=64,
+    )
+    grids = ((8, 8), (8, 12), (12, 8))
+    return PackageJob(name="nano-package", package=PackageConfig(trained_grids=grids, presets=presets))
+
+
+def vae_gpu() -> TrainConfig:
+    """The autoencoder on one GPU."""
+    return _on_gpu(vae(), batch_size=64, minutes=6.0)
+
+
+def tokenizer_gpu() -> TrainConfig:
+    """The image tokenizer on one GPU."""
+    return _on_gpu(tokenizer(), batch_size=384, minutes=10.0)
+
+
+def backbone_gpu() -> TrainConfig:
+    """The backbone on one GPU, with four times the pool."""
+    config = _on_gpu(backbone(), batch_size=384, minutes=60.0)
+    return replace(config, objective=replace(config.objective, pool=replace(_POOL, num_shards=384)))
+
+
+def decoder_gpu() -> TrainConfig:
+    """The decoder on one GPU."""
+    return _on_gpu(decoder(), batch_size=384, minutes=20.0)
+
+
+def turbo_gpu() -> TrainConfig:
+    """The distillation on one GPU."""
+    return _on_gpu(turbo(), batch_size=256, minutes=8.0)
+
+
+def _on_gpu(config: TrainConfig, *, batch_size: int, minutes: float) -> TrainConfig:
+    return replace(
+        config, batch_size=batch_size, minutes=minutes, device="cuda", dtype="bfloat16", threads=8, prefetch=8
+    )

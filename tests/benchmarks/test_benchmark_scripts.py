@@ -1,0 +1,114 @@
+"""The benchmark scripts start, and what they store says where it comes from."""
+
+from __future__ import annotations
+
+import json
+import random
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llada_uni.testing.checkpoint import write_tiny_checkpoint
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+SCRIPTS = sorted(path for path in BENCHMARKS.glob("*.py") if not path.name.startswith("_"))
+
+
+@pytest.fixture(autouse=True)
+def _beside_the_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.fixture
+def recording(monkeypatch: pytest.MonkeyPatch) -> Any:
+    import _record
+
+    monkeypatch.setattr(sys, "argv", ["somewhere/toy.py"])
+    return _record
+
+
+def run(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", [f"benchmarks/{name}.py", *arguments])
+    runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_help(script: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leave:
+        run(script.stem, monkeypatch, "--help")
+    assert leave.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_a_record_has_every_field(recording: Any) -> None:
+    report = recording.record({"a": 1}, device="cpu", arguments=["--count", "3"])
+    assert tuple(report) == recording.FIELDS
+    assert report["benchmark"] == "toy"
+    assert report["command"] == "python benchmarks/toy.py --count 3"
+    assert report["numbers"] == {"a": 1}
+    assert set(report["versions"]) >= {"python", "torch", "llada_uni"}
+    assert report["versions"]["llada_uni"] != "missing"
+    assert report["hardware"]["cpu"]
+    assert report["hardware"]["cores"] >= 1
+    assert report["date"].endswith("+00:00")
+
+
+def test_a_record_names_no_folder_of_the_machine(recording: Any, tmp_path: Path) -> None:
+    inside = str(BENCHMARKS / "results" / "x.json")
+    report = recording.record(
+        {"model": str(tmp_path / "nano"), "nothing": float("nan"), "list": [inside]}, arguments=["--out", inside]
+    )
+    assert report["numbers"] == {"model": "nano", "nothing": None, "list": ["benchmarks/results/x.json"]}
+    assert report["command"].endswith("--out benchmarks/results/x.json")
+    assert str(tmp_path) not in json.dumps(report)
+
+
+def test_a_record_is_shown_and_stored(
+    recording: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording.write({"a": 1}, tmp_path / "new" / "x.json")
+    assert json.loads((tmp_path / "new" / "x.json").read_text()) == json.loads(capsys.readouterr().out) == {"a": 1}
+
+
+def test_paired_difference(recording: Any) -> None:
+    first, second = [True] * 60 + [False] * 40, [True] * 50 + [False] * 10 + [True] * 20 + [False] * 20
+    found = recording.paired_difference(first, second)
+    assert found["difference"] == pytest.approx(0.1)
+    assert [found[name] for name in ("both", "only_first", "only_second", "neither")] == [50, 10, 20, 20]
+    low, high = found["interval"]
+    assert low == pytest.approx(-0.0076, abs=1e-3)
+    assert high == pytest.approx(0.2036, abs=1e-3)
+    same = recording.paired_difference(first, first)
+    assert same["interval"][0] == pytest.approx(-same["interval"][1])
+
+
+def test_paired_intervals_hold_the_truth(recording: Any) -> None:
+    rng, held = random.Random(0), 0
+    for _ in range(300):
+        first = [rng.random() < 0.9 for _ in range(200)]
+        second = [a if rng.random() < 0.8 else rng.random() < 0.7 for a in first]
+        low, high = recording.paired_difference(first, second)["interval"]
+        held += low <= 0.2 * (0.7 - 0.9) <= high
+    assert 0.91 <= held / 300 <= 0.99
+
+
+def test_decoders_and_scenebench_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, out = write_tiny_checkpoint(tmp_path / "tiny"), tmp_path / "out.json"
+    run("decoders", monkeypatch, "--model", str(checkpoint), "--count", "2", "--square", "--out", str(out))
+    numbers = json.loads(out.read_text())["numbers"]
+    assert numbers["rates"]["render"]["rate"] == 1.0
+    assert numbers["rates"]["turbo"]["total"] == 2
+    assert numbers["turbo_minus_normal"]["neither"] == 2
+    assert numbers["num_steps"] == {"normal": 6, "turbo": 3}
+    run("scenebench", monkeypatch, "--model", str(checkpoint), "--limit", "1", "--decoder", "normal", "--settings",
+        "steps_per_block=2", "--settings", "guidance_scale=1.5", "--out", str(out))  # fmt: skip
+    numbers = json.loads(out.read_text())["numbers"]
+    assert numbers["settings"] == {"decoder": "normal", "steps_per_block": 2, "guidance_scale": 1.5}
+    assert numbers["model"] == "tiny"
+    assert numbers["generation"]["overall"] == 0.0
+    assert "1/1" in capsys.readouterr().err

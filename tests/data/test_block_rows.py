@@ -1,0 +1,159 @@
+"""Training rows: layout, packing, and equality with the plain ways of computing the same thing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from llada_uni.data.block_rows import Branch, Document, collate, lay_out, pack
+from llada_uni.diffusion.masking import IMAGE_LAW, TEXT_LAW, MaskRatioLaw, block_causal_allowed
+from llada_uni.testing.tiny import tiny_backbone, tiny_vocab
+from llada_uni.training.objectives.backbone import masked_losses, noised
+
+VOCAB = tiny_vocab()
+EOS, MASK = VOCAB.special.eos, VOCAB.special.mask
+FULL = MaskRatioLaw(low=1.0, high=1.0, full_share=0.0)
+
+
+def ids(rng: np.random.Generator, count: int) -> tuple[int, ...]:
+    return tuple(int(i) for i in rng.integers(0, 16, count))
+
+
+def shared_document(seed: int, num_branches: int = 3, block_length: int = 4, views: int = 1) -> Document:
+    rng = np.random.default_rng(seed)
+    prefix = ids(rng, 11)
+    branches = tuple(
+        Branch(prompt=(*prefix, *ids(rng, int(rng.integers(1, 6)))), target=ids(rng, int(rng.integers(1, 7))))
+        for _ in range(num_branches)
+    )
+    return Document(branches=branches, block_length=block_length, views=views)
+
+
+def separate(document: Document) -> list[Document]:
+    return [
+        Document(branches=(branch,), block_length=document.block_length, views=document.views)
+        for branch in document.branches
+    ]
+
+
+def rows(documents: list[Document], capacity: int = 1, seed: int = 0, law: MaskRatioLaw = FULL) -> dict[str, Tensor]:
+    table = collate([lay_out(document, EOS) for document in documents], capacity, EOS)
+    return noised(table, law, law, MASK, torch.Generator().manual_seed(seed))
+
+
+def losses_by_token(document_rows: dict[str, Tensor], dtype: torch.dtype = torch.float64) -> dict[tuple, float]:
+    found = masked_losses(tiny_backbone(dtype=dtype), document_rows)
+    masked = document_rows["masked"]
+    position = document_rows["position"][masked].tolist()
+    clean = document_rows["ids"][masked].tolist()
+    sample = document_rows["sample"][masked].tolist()
+    return dict(zip(zip(sample, position, clean, strict=True), found.losses.tolist(), strict=True))
+
+
+def test_a_document_holds_each_needed_token_once() -> None:
+    document = Document(branches=(Branch(prompt=tuple(range(6)), target=(1, 2, 3)),), block_length=4)
+    layout = lay_out(document, EOS)
+    clean = layout.stream == 0
+    assert layout.position[clean].tolist() == list(range(8))  # the last block has no clean copy
+    assert layout.position[~clean].tolist() == list(range(4, 12))  # blocks 1 and 2 hold targets
+    assert layout.position[layout.maskable].tolist() == list(range(6, 12))
+    assert layout.position[layout.fill].tolist() == [9, 10, 11]
+    assert layout.ids[layout.fill].tolist() == [EOS] * 3
+
+
+def test_common_blocks_stand_once() -> None:
+    document = shared_document(0)
+    layout = lay_out(document, EOS)
+    assert (layout.branch == 0).sum() == 8  # two whole blocks of the eleven common tokens
+    assert len(layout) < sum(len(lay_out(single, EOS)) for single in separate(document))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_branches_give_the_losses_of_separate_samples(seed: int) -> None:
+    document = shared_document(seed)
+    together = losses_by_token(rows([document]))
+    alone: dict[tuple, float] = {}
+    for index, single in enumerate(separate(document)):
+        alone |= {(index, *key[1:]): value for key, value in losses_by_token(rows([single])).items()}
+    assert together.keys() == alone.keys()
+    for key, value in alone.items():
+        assert together[key] == pytest.approx(value, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_packed_rows_give_the_losses_of_single_rows(seed: int) -> None:
+    documents = [shared_document(seed * 10 + i, num_branches=1 + i % 2) for i in range(5)]
+    packed, single = rows(documents, capacity=10_000), rows(documents, capacity=1)
+    assert packed["ids"].shape[0] == 1 < single["ids"].shape[0]
+    a = sorted(round(v, 9) for v in losses_by_token(packed).values())
+    b = sorted(round(v, 9) for v in losses_by_token(single).values())
+    assert a == pytest.approx(b, rel=1e-8)
+
+
+@pytest.mark.parametrize("block_length", [1, 4, 8])
+def test_a_noisy_block_has_the_logits_of_a_generation_step(block_length: int) -> None:
+    model = tiny_backbone()
+    document = shared_document(7, num_branches=1, block_length=block_length)
+    table = rows([document], law=MaskRatioLaw(low=0.6, high=0.6, full_share=0.0), seed=3)
+    masked = table["masked"][0]
+    from llada_uni.diffusion.masking import training_allowed
+
+    layout = (table[name] for name in ("document", "branch", "block", "stream"))
+    allowed = training_allowed(*layout).unsqueeze(1)
+    logits = model(table["noisy_ids"], table["position"], allowed)[0]
+    row = [*document.branches[0].prompt, *document.branches[0].target]
+    row += [EOS] * (-len(row) % block_length)
+    for block in table["block"][0][masked].unique().tolist():
+        start, end = block * block_length, (block + 1) * block_length
+        own = (table["stream"][0] == 1) & (table["block"][0] == block)
+        step = torch.tensor([[*row[:start], *table["noisy_ids"][0][own].tolist()]])
+        blocks = torch.arange(end) // block_length
+        expected = model(step, torch.arange(end)[None], block_causal_allowed(blocks, blocks)[None, None])[0, start:]
+        torch.testing.assert_close(logits[own], expected, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000))
+def test_two_views_cover_each_target_once(seed: int) -> None:
+    documents = [shared_document(seed + i, num_branches=2, views=2) for i in range(2)]
+    table = rows(documents, capacity=10_000, seed=seed, law=TEXT_LAW)
+    maskable, masked, stream = table["maskable"], table["masked"], table["stream"]
+    key = (table["noise"] * 1000 + table["position"])[0]
+    for view in (1, 2):
+        assert not (masked & ~maskable).any()
+        assert (stream[masked & (stream == view)] == view).all()
+    first = set(key[(masked & (stream == 1))[0]].tolist())
+    second = set(key[(masked & (stream == 2))[0]].tolist())
+    assert first.isdisjoint(second)
+    assert first | second == set(key[(maskable & (stream == 1))[0]].tolist())
+
+
+def test_only_masked_targets_change() -> None:
+    table = rows([shared_document(i) for i in range(4)], capacity=60, law=IMAGE_LAW)
+    changed = table["noisy_ids"] != table["ids"]
+    assert (table["masked"] == changed).all()
+    assert (table["noisy_ids"][table["masked"]] == MASK).all()
+    assert not (table["masked"] & ~table["maskable"]).any()
+    assert (table["sample"][table["masked"]] >= 0).all()
+
+
+def test_one_ratio_per_block_and_law_by_modality() -> None:
+    rng = np.random.default_rng(0)
+    picture = Document(branches=(Branch(prompt=ids(rng, 4), target=ids(rng, 60), is_image=True),), block_length=8)
+    text = Document(branches=(Branch(prompt=ids(rng, 4), target=ids(rng, 60)),), block_length=8)
+    table = collate([lay_out(d, EOS) for d in (picture, text)], 1, EOS)
+    nothing = MaskRatioLaw(low=0.0, high=0.0, full_share=0.0)
+    result = noised(table, FULL, nothing, MASK, torch.Generator().manual_seed(0))
+    assert (result["masked"] == (result["maskable"] & result["image"])).all()
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 60))
+def test_packing_neither_splits_nor_loses(lengths: list[int], capacity: int) -> None:
+    packed = pack(lengths, capacity)
+    assert sorted(index for row in packed for index in row) == list(range(len(lengths)))
+    for row in packed:
+        assert len(row) == 1 or sum(lengths[i] for i in row) <= capacity
