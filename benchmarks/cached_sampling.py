@@ -1,20 +1,17 @@
 """Speed of cached against uncached block sampling on a backbone of nano's size with random weights.
 
-python benchmarks/cached_sampling.py --output benchmarks/results/cached_sampling.json
+python benchmarks/cached_sampling.py --out benchmarks/results/cached_sampling.json
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import sys
 import time
 from pathlib import Path
 
 import torch
 
+from _record import record, write
 from llada_uni.backbone.config import BackboneConfig
 from llada_uni.backbone.denoiser import CachedDenoiser, ReferenceDenoiser
 from llada_uni.backbone.model import Backbone
@@ -92,31 +89,10 @@ def compare(model: Backbone, side: int, steps_per_block: int, rescale_over: str,
     }
 
 
-def environment() -> dict[str, object]:
-    """Where the numbers come from."""
-    return {
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "command": "python " + " ".join(sys.argv),
-    }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-
-
 def main() -> None:
     """Measure, show and store."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--out", "--output", type=Path, help="result file")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -127,11 +103,7 @@ def main() -> None:
         for side in (8, 16)
         for steps, over in ((8, "vocabulary"), (8, "allowed"))
     ]
-    report = {"environment": environment(), "results": rows}
-    text = json.dumps(report, indent=1) + "\n"
-    if options.output:
-        options.output.write_text(text)
-    sys.stdout.write(text)
+    write(record({"rows": rows}), options.out)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
-import platform
 import random
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,10 +16,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
+from _record import record, write
 from llada_uni.errors import ConfigError
 from llada_uni.scenes.graph import (
     BACKGROUNDS,
@@ -369,22 +365,10 @@ def measure_speed(count: int, seed: int) -> dict[str, float]:
     return {"render_ms": 1000 * (middle - start) / count, "read_ms": 1000 * (end - middle) / count}
 
 
-def _commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() or "unknown"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.processor())
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Runs all measurements and writes one JSON file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, help="result file")
     parser.add_argument("--count", type=int, default=1000, help="pictures per measurement")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -395,22 +379,13 @@ def main(arguments: list[str] | None = None) -> None:
     spoiled = {
         name: measure_spoiled(name, options.count, options.seed + 100 + index) for index, name in enumerate(SPOILERS)
     }
-    result = {
-        "command": "python benchmarks/verifier.py " + " ".join(arguments or sys.argv[1:]),
-        "commit": _commit(),
+    numbers = {
         "world": WORLD_VERSION,
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "pillow": PIL.__version__,
         "right_readings": degraded,
         "wrong_pictures": spoiled,
         "speed": measure_speed(min(options.count, 200), options.seed),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps({"right": {k: v["right"] for k, v in degraded.items()}, "wrong": spoiled}, indent=1))
+    write(record(numbers, arguments=arguments), options.out)
 
 
 if __name__ == "__main__":

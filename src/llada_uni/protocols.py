@@ -109,6 +109,8 @@ class Sampling:
         steps_per_block: upper bound on the steps in one block; 1 step = 1 backbone call for all branches.
         confidence_threshold: every position whose chosen id is more probable than this is committed.
         temperature: 0 = the most likely id; otherwise ids are drawn, and ``top_k`` and ``top_p`` apply.
+        commit_order: which open positions fill a step's quota: the most "confidence" (released) or "random" ones, an
+            order drawn from the request's seed; with ids drawn at temperature 1 that samples the model's distribution.
     """
 
     block_length: int = 32
@@ -117,6 +119,7 @@ class Sampling:
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
+    commit_order: Literal["confidence", "random"] = "confidence"
 
     def __post_init__(self) -> None:
         if self.block_length < 1 or self.steps_per_block < 1:

@@ -133,7 +133,7 @@ def backbone() -> TrainConfig:
     )
     return TrainConfig(
         name="nano-backbone",
-        objective=BackboneObjectiveConfig(backbone=shape, pool=_POOL),
+        objective=BackboneObjectiveConfig(backbone=shape, pool=_POOL, balance_rate=3e-3),
         minutes=60.0,
         batch_size=32,
         optim=OptimConfig(lr=2e-3, weight_decay=0.05),

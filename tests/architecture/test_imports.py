@@ -109,7 +109,7 @@ def test_training_needs_no_extra_dependency() -> None:
 
 def test_every_module_declares_its_public_names() -> None:
     for path in files():
-        if path.name == "__init__.py" and not path.read_text(encoding="utf-8").strip():
+        if path.name == "__init__.py" and all(isinstance(n, ast.Expr) for n in ast.parse(path.read_text()).body):
             continue
         names = {t.id for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.Assign)
                  for t in n.targets if isinstance(t, ast.Name)}  # fmt: skip

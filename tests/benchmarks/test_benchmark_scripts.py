@@ -66,9 +66,7 @@ def test_a_record_names_no_folder_of_the_machine(recording: Any, tmp_path: Path)
     assert str(tmp_path) not in json.dumps(report)
 
 
-def test_a_record_is_shown_and_stored(
-    recording: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_record_is_shown_and_stored(recording: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recording.write({"a": 1}, tmp_path / "new" / "x.json")
     assert json.loads((tmp_path / "new" / "x.json").read_text()) == json.loads(capsys.readouterr().out) == {"a": 1}
 

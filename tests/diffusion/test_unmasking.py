@@ -106,3 +106,11 @@ def test_a_draw_does_not_depend_on_its_batch() -> None:
     together = choose_tokens(logits, uniform)
     alone = choose_tokens(logits[1:2], uniform[1:2])
     assert torch.equal(together[0][1:2], alone[0])
+
+
+def test_priorities_decide_who_fills_the_quota_but_not_who_passes_the_threshold() -> None:
+    confidence = torch.tensor([[0.9, 0.2, 0.99, 0.5]])
+    priority = torch.tensor([[0.1, 0.8, 0.2, 0.9]])
+    open_mask = torch.tensor([[True, True, True, False]])
+    commit = commit_positions(confidence, open_mask, torch.tensor([1]), torch.tensor([0.95]), priority)
+    assert commit.tolist() == [[False, True, True, False]]

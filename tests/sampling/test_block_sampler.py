@@ -276,6 +276,23 @@ def test_draws_repeat_with_the_seed_and_do_not_depend_on_the_batch() -> None:
     assert outputs(generate([reseeded], CachedDenoiser(model)))[0] != together[0]
 
 
+def test_a_random_order_commits_positions_whatever_their_confidence() -> None:
+    model = tiny_backbone(4, vocab=VOCAB, dtype=torch.float64, scale=0.2)
+    rules = {"block_length": 16, "steps_per_block": 16, "confidence_threshold": 1.0, "commit_order": "random"}
+    requests = [
+        image_request(random.Random(0), TokenGrid(4, 4), [16], sampling=Sampling(**rules), seed=seed)  # type: ignore[arg-type]
+        for seed in range(4)
+    ]
+    orders = []
+    for request in requests:
+        events = list(generate([request], CachedDenoiser(model)))
+        check_events(request, events)
+        orders.append([e.positions for e in events if isinstance(e, StepDone)])
+        assert outputs(generate([request], ReferenceDenoiser(model))) == outputs(events)
+    assert all(len(order) == 16 and all(len(positions) == 1 for positions in order) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4, "every seed has an order of its own"
+
+
 def test_rows_may_be_admitted_between_steps() -> None:
     model = tiny_backbone(6, vocab=VOCAB, dtype=torch.float64)
     source = random.Random(6)

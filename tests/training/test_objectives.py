@@ -39,7 +39,7 @@ def test_a_batch_is_a_function_of_its_address(stage: str, tiny_resources: Resour
 @pytest.mark.parametrize("stage", sorted(OBJECTIVES))
 def test_every_trained_parameter_gets_a_gradient(stage: str, tiny_resources: Resources) -> None:
     objective = built(stage, tiny_resources)
-    for name, parameter in objective.model.named_parameters():
+    for parameter in objective.model.parameters():
         if parameter.requires_grad and not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)  # zero-initialised gates would hide what is behind them
     for step in range(3):

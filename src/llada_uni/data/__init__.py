@@ -1,0 +1,5 @@
+"""Training data: scenes, codes, latents, rows."""
+
+from __future__ import annotations
+
+__all__ = []

@@ -1,4 +1,4 @@
-"""Latents of pool pictures, made once by the frozen autoencoder from whole pictures, and crops of them with their codes."""
+"""Latents of pool pictures, made once by the frozen autoencoder from whole pictures, and windows of them with codes."""
 
 from __future__ import annotations
 

@@ -35,8 +35,13 @@ class MixConfig:
     block_lengths: tuple[tuple[int, float], ...] = ((32, 0.7), (16, 0.1), (64, 0.2))
     complementary: bool = False
     families: tuple[tuple[str, float], ...] = (
-        ("relation", 1.5), ("reading", 1.5), ("coordinates", 1.5), ("background", 0.5), ("style", 0.5), ("describe", 0.7),
-    )  # fmt: skip
+        ("relation", 1.5),
+        ("reading", 1.5),
+        ("coordinates", 1.5),
+        ("background", 0.5),
+        ("style", 0.5),
+        ("describe", 0.7),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

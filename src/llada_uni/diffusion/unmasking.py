@@ -87,7 +87,9 @@ def choose_tokens(logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tenso
     return chosen, (logits.gather(-1, chosen[..., None]).squeeze(-1) - log_total).exp()
 
 
-def commit_positions(confidence: Tensor, open_mask: Tensor, quota: Tensor, threshold: Tensor) -> Tensor:
+def commit_positions(
+    confidence: Tensor, open_mask: Tensor, quota: Tensor, threshold: Tensor, priority: Tensor | None = None
+) -> Tensor:
     """Commit mask bool [B, L]: open positions above the threshold, and at least the ``quota`` most confident ones.
 
     Args:
@@ -95,13 +97,16 @@ def commit_positions(confidence: Tensor, open_mask: Tensor, quota: Tensor, thres
         open_mask: bool [B, L], True = still masked.
         quota: [B], least number to commit (all open ones if fewer are left).
         threshold: [B]; strictly greater counts.
+        priority: [B, L], decides instead of the confidence which positions fill the quota. Ours: where ids are drawn,
+            taking the most confident draws first favours whatever is common (an empty cell) over what was asked for.
 
     Of equal confidences the earlier position goes first. Nothing outside ``open_mask`` is ever committed.
 
     Source: released ``generate_bd`` (its two cases give the same set).
     """
     score = confidence.masked_fill(~open_mask, -math.inf)
-    order = score.argsort(dim=-1, descending=True, stable=True)
+    rank = score if priority is None else priority.masked_fill(~open_mask, -math.inf)
+    order = rank.argsort(dim=-1, descending=True, stable=True)
     within = torch.arange(score.shape[-1], device=score.device) < quota[:, None]
     chosen = torch.zeros_like(open_mask).scatter(-1, order, within)
     return open_mask & (chosen | (score > threshold[:, None]))

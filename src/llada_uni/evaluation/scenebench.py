@@ -7,6 +7,7 @@ drawn as scenes and verified as renders, after a VAE round trip, and after decod
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -201,7 +202,7 @@ def _tell(progress: Progress | None, part: str, outcomes: Sequence[bool], items:
 
 def _as_dict(scores: Scores) -> dict[str, Any]:
     return {
-        "overall": scores.overall,
+        "overall": None if math.isnan(scores.overall) else scores.overall,
         "interval": list(scores.interval),
         "categories": {name: _category(value) for name, value in sorted(scores.categories.items())},
         "held_out": {name: _category(value) for name, value in sorted(scores.held_out.items())},

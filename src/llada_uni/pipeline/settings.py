@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from llada_uni.grid import Geometry, TokenGrid
 from llada_uni.pipeline.checks import check_choice, check_number
@@ -95,12 +95,13 @@ class ImageSettings(DecodeSettings):
     steps_per_block: int
     guidance_scale: float
     guidance_rescale: float
+    commit_order: Literal["confidence", "random"]
     confidence_threshold: float
     temperature: float
 
     def sampling(self) -> Sampling:
         """What the block sampler is told."""
-        return _sampling(self)
+        return replace(_sampling(self), commit_order=self.commit_order)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +137,7 @@ def image_settings(presets: Presets, size: tuple[int, int], given: dict[str, Any
         width=size[1],
         guidance_scale=float(guidance),
         guidance_rescale=presets.guidance_rescale,
+        commit_order=presets.image_order,
         **decoding.as_dict(),
         **_token_settings(presets, given, presets.steps_per_block),
     )

@@ -154,7 +154,9 @@ def _choose_alike(rows: Sequence[Row], logits: Tensor, offset: int) -> tuple[Ten
     open_mask = torch.stack([row.open_mask() for row in rows]).to(device)
     quota = torch.tensor([row.quotas[row.step] for row in rows], device=device)
     threshold = torch.full((len(rows),), sampling.confidence_threshold, device=device)
-    commit = commit_positions(confidence, open_mask, quota, threshold)
+    random_order = sampling.commit_order == "random"
+    priority = torch.stack([_priority(row) for row in rows]).to(device) if random_order else None
+    commit = commit_positions(confidence, open_mask, quota, threshold, priority)
     chosen, confidence, commit = chosen.cpu(), confidence.cpu(), commit.cpu()
     if not bool(confidence[commit].isfinite().all()):
         raise CheckpointError("the backbone computed non-finite numbers; expected finite logits: check the weights")
@@ -172,6 +174,11 @@ def _draws(row: Row) -> Tensor:
     """Uniform numbers [block_length] of the row's current step; the same on every machine and in every batch."""
     generator = stream(row.request.seed, "tokens", row.block)
     return torch.rand(len(row.quotas), row.request.sampling.block_length, generator=generator)[row.step]
+
+
+def _priority(row: Row) -> Tensor:
+    """Uniform numbers [block_length], the same in every step of a block: a random order of its positions."""
+    return torch.rand(row.request.sampling.block_length, generator=stream(row.request.seed, "order", row.block))
 
 
 def _id_range(rows: Sequence[Row]) -> tuple[int, int] | None:

@@ -77,7 +77,7 @@ class SceneGraph:
 
 
 def object_cells(kind: str, size: str, word: str | None = None) -> tuple[int, int]:
-    """Box of an object in cells, (height, width): small 2x2, large 3x3, a sign 2 x len(word) with one letter per cell."""
+    """Box in cells, (height, width): small 2x2, large 3x3, a sign 2 x len(word) with one letter per cell."""
     if kind == "sign":
         return 2, len(word or "")
     return (2, 2) if size == "small" else (3, 3)

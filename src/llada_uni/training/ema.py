@@ -31,8 +31,8 @@ class Ema:
             return
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         live = dict(model.named_parameters())
-        names = list(self.average)
-        torch._foreach_lerp_([self.average[n] for n in names], [live[n].detach() for n in names], 1 - decay)
+        for name, average in self.average.items():
+            average.lerp_(live[name].detach(), 1 - decay)
         self.num_updates += 1
 
     @contextmanager

@@ -42,6 +42,6 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scales all gradients so that their joint 2-norm is at most ``max_norm`` (0 = measure only); returns the norm before."""
+    """Scales gradients to a joint 2-norm of at most ``max_norm`` (0 = measure only); returns the norm before."""
     limit = max_norm if max_norm > 0 else float("inf")
     return nn.utils.clip_grad_norm_(list(parameters), limit)

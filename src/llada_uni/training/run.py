@@ -34,7 +34,7 @@ Report = Callable[[Mapping[str, Any]], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How to run recipes: ``out`` is the checkpoint directory being built, ``cache`` keeps state and intermediate files.
+    """How to run recipes: ``out`` is the checkpoint directory being built, ``cache`` keeps state and other files.
 
     ``resume`` continues saved states; ``export_only`` trains nothing and exports what the saved state holds.
     """

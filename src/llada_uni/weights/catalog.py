@@ -32,8 +32,9 @@ class Presets:
     ``decoder``: which of the two is used unless told otherwise. ``steps_per_block``: upper bound for pictures,
     ``edit_steps_per_block`` for edits, ``text_steps_per_block`` for text. ``guidance_scale`` for text to image;
     ``guidance_text`` and ``guidance_image`` for editing; ``guidance_rescale`` for both. ``image_temperature``: of the
-    tokens of pictures. ``image_tail``: what follows the last code in its block is known (``<|/image|>``, then end of
-    text), as this checkpoint was trained; otherwise it is denoised like codes and dropped, as released.
+    tokens of pictures; ``image_order``: "confidence" or "random", which positions of theirs are committed first.
+    ``image_tail``: what follows the last code in its block is known (``<|/image|>``, then end of text), as this
+    checkpoint was trained; otherwise it is denoised like codes and dropped, as released.
     ``num_steps``: velocity evaluations of the normal decoder (the released "50 steps" are 49), with ``time_shift`` and
     ``decoder_guidance`` (the released scale 1.0 is 2 here); ``turbo_steps``: of the distilled one.
     ``thinking_tokens``: at most this many before the picture in thinking mode.
@@ -50,6 +51,7 @@ class Presets:
     guidance_image: float = 0.0
     guidance_rescale: float = 0.7
     image_temperature: float = 0.0
+    image_order: Literal["confidence", "random"] = "confidence"
     image_tail: bool = False
     num_steps: int = 49
     time_shift: float = 6.0

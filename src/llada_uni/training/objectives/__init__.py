@@ -1,0 +1,5 @@
+"""The stages of training."""
+
+from __future__ import annotations
+
+__all__ = []

@@ -32,6 +32,7 @@ from llada_uni.diffusion.masking import (
     training_allowed,
 )
 from llada_uni.image_tokenizer.model import ImageTokenizer
+from llada_uni.scenes.graph import SceneGraph
 from llada_uni.scenes.questions import FAMILIES
 from llada_uni.training.export import frozen, load_text_tokenizer, warm_start
 from llada_uni.training.objective import Batch, Draw, Metrics, Resources
@@ -58,8 +59,9 @@ class CodePoolJob:
 class BackboneObjectiveConfig:
     """The model, its data and its noise.
 
-    ``capacity`` is the number of tokens of a packed row; rows run in ``num_buckets`` groups of similar length. ``fill_weight`` scales the loss of end-of-text ids that only
-    fill the last block. ``balance_rate`` moves the router bias, until ``balance_stop`` of the run is over.
+    ``capacity`` is the number of tokens of a packed row; rows run in ``num_buckets`` groups of similar length.
+    ``fill_weight`` scales the loss of end-of-text ids that only fill the last block. ``balance_rate`` moves the router
+    bias, until ``balance_stop`` of the run is over.
     """
 
     backbone: BackboneConfig
@@ -179,7 +181,7 @@ class BackboneObjective:
         """Writes the backbone at the root of the checkpoint directory."""
         save_backbone(directory, self.model, max_shard_bytes=self.config.max_shard_bytes)
 
-    def _fresh(self, seed: int, index: int, count: int) -> list[tuple[object, np.ndarray]]:
+    def _fresh(self, seed: int, index: int, count: int) -> list[tuple[SceneGraph, np.ndarray]]:
         rng = Draw(seed=seed, step=index, size=count).numpy("evaluation")
         graphs = draw_scenes(rng, count, (8, 8), held_out=None)
         assert self._tokenizer is not None

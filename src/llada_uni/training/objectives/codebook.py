@@ -11,7 +11,7 @@ __all__ = ["CodebookTrainer", "kmeans_plus_plus", "merge_codes"]
 
 @torch.no_grad()
 def kmeans_plus_plus(points: Tensor, num_centres: int, generator: torch.Generator, *, rounds: int = 4) -> Tensor:
-    """Centres [num_centres, D] of unit vectors [N, D]: squared-distance seeding, then ``rounds`` of Lloyd's iteration."""
+    """Centres [num_centres, D] of unit vectors [N, D]: squared-distance seeding, then ``rounds`` of Lloyd's rule."""
     first = int(torch.randint(len(points), (1,), generator=generator))
     centres = torch.empty(num_centres, points.shape[1], dtype=points.dtype)
     distance = torch.full((len(points),), float("inf"), dtype=torch.float64)
@@ -68,6 +68,12 @@ class CodebookTrainer(nn.Module):
     features of each code; ``idle`` counts steps since a code was last used. ``merged`` is 1 once codes of one meaning
     are merged; from then on idle codes stay idle.
     """
+
+    active: Tensor
+    merged: Tensor
+    size: Tensor
+    total: Tensor
+    idle: Tensor
 
     def __init__(self, num_codes: int, width: int, *, decay: float, idle_limit: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The small language model through which the tokenizer is trained, and the adapter between them. Discarded afterwards."""
+"""The small language model through which the tokenizer is trained, and the adapter to it. Discarded afterwards."""
 
 from __future__ import annotations
 

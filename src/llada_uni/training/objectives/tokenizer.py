@@ -189,13 +189,13 @@ class TokenizerObjective:
 
     @torch.no_grad()
     def evaluate(self, seed: int) -> Metrics:
-        """Accuracy of every attribute and of the reader's answers on fresh scenes through codes; use of the codebook."""
+        """Accuracy of every attribute and of the reader's answers on fresh scenes, from codes; use of the codebook."""
         self.model.eval()
         totals: dict[str, list[float]] = {}
         codes, meanings = [], []
         for index in range(max(self.config.eval_pictures // 32, 1)):
             batch = self.batch(Draw(seed=seed, step=index, size=32))
-            found, numbers = self._evaluate_batch(_on(batch, self.model.heads["kind"].weight.device))
+            found, numbers = self._evaluate_batch(_on(batch, self.model.tokenizer.codebook.device))
             codes.append(found)
             meanings.append(_meaning(batch["labels"]))
             for name, value in numbers.items():
@@ -324,7 +324,7 @@ def _meaning(labels: Mapping[str, Tensor]) -> Tensor:
 
 
 def _code_use(codes: Tensor, meanings: Tensor) -> Metrics:
-    """Number of codes in use, and entropies in bits: of codes, and of codes given what the cell shows (0 = determined)."""
+    """Number of codes in use; entropy in bits of codes, and of codes given what the cell shows (0 = determined)."""
     _, joint = torch.unique(torch.stack([codes, meanings]), dim=1, return_counts=True)
     _, marginal = torch.unique(meanings, return_counts=True)
     _, use = torch.unique(codes, return_counts=True)

@@ -1,8 +1,8 @@
 """Few-step distillation: the decoder learns the average velocity to the end of the path.
 
 Two heads on one trunk: v, the velocity, and u, the average velocity from the present time to 1. On a path with velocity
-v the average satisfies u = v + (1 - time) du/dt, which is the target of u with du/dt taken by a central difference along
-v and without gradient. The u head keeps the released parameter names; the v head is discarded.
+v the average satisfies u = v + (1 - time) du/dt, which is the target of u with du/dt taken by a central difference
+along v and without gradient. The u head keeps the released parameter names; the v head is discarded.
 Source: LLaDA2.0-Uni paper Eq. 8 with time reversed (0 = noise here); UCGM section 3.1 for the difference.
 """
 

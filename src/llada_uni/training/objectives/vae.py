@@ -128,10 +128,11 @@ class VaeObjective:
 
 @torch.no_grad()
 def quiet_latents(vae: VAE, logvar: float = -7.0) -> None:
-    """Starts with little latent noise: with unit variance the encoder spends its first thousands of steps outgrowing it."""
+    """Starts with little latent noise: with unit variance the encoder spends its first steps outgrowing it."""
     last = vae.encoder.conv_out
     half = vae.config.latent_channels
     last.weight[half:].zero_()
+    assert last.bias is not None
     last.bias[half:].fill_(logvar)
 
 

@@ -1,0 +1,151 @@
+"""Writes docs/performance.md from benchmarks/results: every number on the page comes from a result file.
+
+python docs/make_performance.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).with_name("performance.md")
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+_HEAD = """\
+# Performance
+
+Written by `python docs/make_performance.py` from the files in `benchmarks/results`; do not edit. Each file holds
+hardware, versions, command and commit beside the raw numbers, and each section names the command that repeats it.
+Rates carry 95 % intervals (Wilson; matched pairs after Agresti and Min).
+"""
+
+
+def build() -> str:
+    """The whole page."""
+    parts = [_HEAD]
+    for title, name, arguments, show in SECTIONS:
+        parts.append(f"## {title}\n\n{section(name, arguments, show)}")
+    return "\n".join(part.rstrip() + "\n" for part in parts)
+
+
+def section(name: str, arguments: str, show: Callable[[dict[str, Any]], Iterator[str]]) -> str:
+    """The numbers of one result file and where they were taken, or how to take them."""
+    path = RESULTS / f"{name}.json"
+    report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if "numbers" not in report:
+        script = f"python benchmarks/{arguments} --out benchmarks/results/{name}.json"
+        return f"Not measured yet: `benchmarks/results/{name}.json` is missing.\n\n```bash\n{script}\n```"
+    return "\n".join(show(report["numbers"])) + f"\n\n{origin(report)}"
+
+
+def origin(report: dict[str, Any]) -> str:
+    """One sentence: when, where, with what."""
+    machine, versions = report["hardware"], report["versions"]
+    threads = f", {machine['threads']} threads" if machine.get("threads") else ""
+    place = machine.get("gpu") or f"{machine['cpu']}, {machine['cores']} cores{threads}"
+    return (
+        f"{report['date'][:10]}, {place}, load {machine['load_average']}, Python {versions['python']}, "
+        f"torch {versions['torch']}, commit `{report['commit'][:10]}`:\n\n```bash\n{report['command']}\n```"
+    )
+
+
+def percent(part: dict[str, Any]) -> str:
+    """``97.1 % (95.0 – 98.4)``."""
+    if part["rate"] is None:
+        return "–"
+    low, high = part["interval"]
+    return f"{100 * part['rate']:.1f} % ({100 * low:.1f} – {100 * high:.1f})"
+
+
+def scenebench(numbers: dict[str, Any]) -> Iterator[str]:
+    """Scores per category, and the ceilings."""
+    settings = ", ".join(f"{name} {value}" for name, value in numbers["settings"].items()) or "presets"
+    yield f"Model `{numbers['model']}`, seed {numbers['seed']}, settings: {settings}.\n"
+    for part in ("generation", "understanding"):
+        if part in numbers:
+            yield from scores(part, numbers[part])
+    if "ceilings" in numbers:
+        yield "\nCeilings: the right scene is drawn instead of imagined.\n"
+        yield "| route | reads and satisfies | read exactly |"
+        yield "|---|---|---|"
+        for name, found in numbers["ceilings"].items():
+            yield f"| {name} | {percent(found)} | {100 * found['exact']:.1f} % |"
+
+
+def scores(part: str, found: dict[str, Any]) -> Iterator[str]:
+    """One task's table: the overall mean first, then its categories."""
+    overall = {"rate": found["overall"], "interval": found["interval"]}
+    yield f"\n| {part} | regular | held out |"
+    yield "|---|---|---|"
+    yield f"| **overall** | **{percent(overall)}** | |"
+    for name, value in found["categories"].items():
+        rare = found["held_out"].get(name)
+        yield f"| {name.replace('_', ' ')} | {percent(value)} | {percent(rare) if rare else ''} |"
+
+
+def decoders(numbers: dict[str, Any]) -> Iterator[str]:
+    """Both decoders on the same codes."""
+    steps, seconds = numbers["num_steps"], numbers["encode_and_decode_s_per_picture"]
+    yield "| pictures | velocity evaluations | reads and satisfies | s a picture, encoding included |"
+    yield "|---|---|---|---|"
+    for name, found in numbers["rates"].items():
+        yield f"| {name} | {steps.get(name, '')} | {percent(found)} of {found['total']} | {seconds.get(name, '')} |"
+    pair = numbers["turbo_minus_normal"]
+    low, high = pair["interval"]
+    yield (
+        f"\nTurbo minus normal on the same {pair['total']} prompts: {100 * pair['difference']:+.2f} points "
+        f"({100 * low:+.2f} to {100 * high:+.2f}); right with normal only {pair['only_first']}, "
+        f"with turbo only {pair['only_second']}."
+    )
+
+
+def first_picture(numbers: dict[str, Any]) -> Iterator[str]:
+    """Wall time and memory of fresh processes."""
+    yield f"`llada-uni {json.dumps(numbers['prompt'])}` and `llada-uni --help` as fresh processes.\n"
+    yield "| what | runs, wall s | best, processor s | peak memory, MiB |"
+    yield "|---|---|---|---|"
+    for name, title in (("first_picture", "first picture"), ("help", "`--help`")):
+        runs = ", ".join(f"{one['wall_s']:.2f}" for one in numbers[name]["runs"])
+        peak = max(one["peak_rss_mib"] for one in numbers[name]["runs"])
+        yield f"| {title} | {runs} | {numbers[name]['best']['cpu_s']:.2f} | {peak:.0f} |"
+
+
+def cached_sampling(numbers: dict[str, Any]) -> Iterator[str]:
+    """The exact prefix cache against recomputing everything."""
+    yield "A backbone of nano's size with random weights, one guided picture after 40 prompt tokens, one thread.\n"
+    yield "| codes | rescaling over | backbone calls | recomputed, processor s | cached, processor s | faster |"
+    yield "|---|---|---|---|---|---|"
+    for row in numbers["rows"]:
+        yield (
+            f"| {row['codes']} | {row['rescale_over']} | {row['backbone_calls']} | {row['uncached_cpu_s']:.2f} "
+            f"| {row['cached_cpu_s']:.2f} | {row['speedup']:.2f} × |"
+        )
+
+
+def verifier(numbers: dict[str, Any]) -> Iterator[str]:
+    """Right readings of degraded pictures, false accepts of wrong ones."""
+    yield "| picture | read rightly | wrongly | not at all | of |"
+    yield "|---|---|---|---|---|"
+    for name, found in numbers["right_readings"].items():
+        shares = " | ".join(f"{100 * found[key]:.1f} %" for key in ("right", "wrong", "abstained"))
+        yield f"| {name.replace('_', ' ')} | {shares} | {found['count']} |"
+    yield "\n| wrong picture | read as some scene | of |"
+    yield "|---|---|---|"
+    for name, found in numbers["wrong_pictures"].items():
+        yield f"| {name.replace('_', ' ')} | {100 * found['false_accepts']:.1f} % | {found['count']} |"
+    speed = numbers["speed"]
+    yield f"\nDrawing takes {speed['render_ms']:.1f} ms a picture, reading {speed['read_ms']:.1f} ms."
+
+
+SECTIONS: tuple[tuple[str, str, str, Callable[[dict[str, Any]], Iterator[str]]], ...] = (
+    ("The first picture", "first_picture", "first_picture.py --repeat 3", first_picture),
+    ("SceneBench v1", "scenebench", "scenebench.py --model nano", scenebench),
+    ("Few-step against many-step decoder", "decoders", "decoders.py --count 1000", decoders),
+    ("Cached against uncached sampling", "cached_sampling", "cached_sampling.py", cached_sampling),
+    ("The picture reader", "verifier", "verifier.py --count 1000", verifier),
+)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(build(), encoding="utf-8")

@@ -1,0 +1,78 @@
+"""Generated pages say what the code and the result files say now."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+RESULTS = DOCS.parent / "benchmarks" / "results"
+INTERVAL = {"rate": 0.9, "interval": [0.8, 0.95], "total": 10, "correct": 9, "exact": 0.5}
+SAMPLES: dict[str, Any] = {
+    "scenebench": {
+        "model": "nano", "seed": 0, "settings": {"decoder": "turbo"}, "ceilings": {"vae": INTERVAL},
+        "generation": {"overall": 0.9, "interval": [0.8, 0.95], "categories": {"two_object": INTERVAL},
+                       "held_out": {"two_object": INTERVAL}},
+        "understanding": {"overall": None, "interval": [0, 1], "categories": {"style": INTERVAL}, "held_out": {}},
+    },
+    "decoders": {
+        "num_steps": {"normal": 49, "turbo": 8}, "encode_and_decode_s_per_picture": {"normal": 1.5, "turbo": 0.25},
+        "rates": {"render": INTERVAL, "normal": INTERVAL, "turbo": INTERVAL},
+        "turbo_minus_normal": {"difference": -0.0125, "interval": [-0.02, 0.01], "total": 80, "only_first": 3,
+                               "only_second": 2},
+    },
+}  # fmt: skip
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["make_reference", "make_performance"])
+def test_the_page_is_up_to_date(name: str) -> None:
+    module = load(name)
+    assert module.PAGE.read_text(encoding="utf-8") == module.build(), f"run: python docs/{name}.py"
+
+
+def test_the_reference_lists_the_public_names_and_every_option() -> None:
+    page = load("make_reference").build()
+    for name in ("LladaUni.generate_image", "load_backbone", "SizeError", "sample_scene", "llada-uni eval scenebench"):
+        assert f"`{name}" in page
+    for text in ("--confidence-threshold P", "--restart", "granularity: Granularity = 'step'", "prompt: str | "):
+        assert text in page
+    assert ":class:" not in page
+    assert " at 0x" not in page
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLES))
+def test_numbers_of_a_result_file_reach_the_page(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = load("make_performance")
+    hardware = {"cpu": "a processor", "cores": 2, "threads": 2, "load_average": 0.1}
+    report = {
+        "date": "2026-01-31T00:00:00+00:00", "commit": "0123456789abcdef", "command": f"python benchmarks/{name}.py",
+        "hardware": hardware, "versions": {"python": "3.12", "torch": "2.13"}, "numbers": SAMPLES[name],
+    }  # fmt: skip
+    (tmp_path / f"{name}.json").write_text(json.dumps(report))
+    monkeypatch.setattr(module, "RESULTS", tmp_path)
+    page = module.build()
+    assert "90.0 % (80.0 – 95.0)" in page
+    assert "2026-01-31, a processor, 2 cores, 2 threads" in page
+    assert page.count("Not measured yet") == len(module.SECTIONS) - 1
+    if name == "decoders":
+        assert "-1.25 points (-2.00 to +1.00); right with normal only 3, with turbo only 2." in page
+
+
+def test_result_files_say_where_they_come_from() -> None:
+    needed = {"date", "commit", "command", "hardware", "versions"}
+    for path in RESULTS.glob("*.json"):
+        assert needed <= set(json.loads(path.read_text(encoding="utf-8"))), f"{path.name}: measure again"
