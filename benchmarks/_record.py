@@ -31,7 +31,7 @@ def record(numbers: Any, *, device: str | None = None, arguments: list[str] | No
     return {
         "benchmark": Path(sys.argv[0]).stem,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
+        "commit": _COMMIT,
         "command": command(sys.argv[1:] if arguments is None else arguments),
         "hardware": hardware(device),
         "versions": versions(),
@@ -56,10 +56,15 @@ def commit() -> str:
 
 def _git(*arguments: str) -> str:
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
+        )
     except OSError:
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+_COMMIT = commit()  # when the run begins: a long one may see the next commit
 
 
 def command(arguments: list[str]) -> str:

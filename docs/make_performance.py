@@ -42,11 +42,13 @@ def section(name: str, arguments: str, show: Callable[[dict[str, Any]], Iterator
 def origin(report: dict[str, Any]) -> str:
     """One sentence: when, where, with what."""
     machine, versions = report["hardware"], report["versions"]
-    threads = f", {machine['threads']} threads" if machine.get("threads") else ""
+    count = machine.get("threads")
+    threads = f", {count} thread{'s' if count > 1 else ''}" if count else ""
+    commit = report["commit"][:10] + ("+changes" if report["commit"].endswith("+changes") else "")
     place = machine.get("gpu") or f"{machine['cpu']}, {machine['cores']} cores{threads}"
     return (
         f"{report['date'][:10]}, {place}, load {machine['load_average']}, Python {versions['python']}, "
-        f"torch {versions['torch']}, commit `{report['commit'][:10]}`:\n\n```bash\n{report['command']}\n```"
+        f"torch {versions['torch']}, commit `{commit}`:\n\n```bash\n{report['command']}\n```"
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 import textwrap
 from collections.abc import Iterator
@@ -103,16 +104,16 @@ def methods(owner: type) -> Iterator[str]:
 
 
 def signature(name: str, function: Any) -> str:
-    """The call as a code block, one argument a line where it is long."""
+    """The head of the definition as a code block, one argument a line where it is long."""
     found = inspect.signature(function)
     shown = [argument(item) for key, item in found.parameters.items() if key not in ("self", "cls")]
     first = next((i for i, one in enumerate(found.parameters.values()) if one.kind is one.KEYWORD_ONLY), None)
     if first is not None:
         shown.insert(first - (len(found.parameters) - len(shown)), "*")
     result = "" if found.return_annotation is found.empty else f" -> {found.return_annotation}"
-    line = f"{name}({', '.join(shown)}){result}"
+    line = f"def {name}({', '.join(shown)}){result}: ..."
     if len(line) > _SHOWN_LINE:
-        line = f"{name}(\n" + "".join(f"    {one},\n" for one in shown) + f"){result}"
+        line = f"def {name}(\n" + "".join(f"    {one},\n" for one in shown) + f"){result}: ..."
     return f"```python\n{line}\n```"
 
 
@@ -120,7 +121,8 @@ def argument(item: inspect.Parameter) -> str:
     """``name: type = default``."""
     star = {item.VAR_POSITIONAL: "*", item.VAR_KEYWORD: "**"}.get(item.kind, "")
     kind = "" if item.annotation is item.empty else f": {item.annotation}"
-    default = "" if item.default is item.empty else f" = {item.default!r}"
+    value = json.dumps(item.default) if isinstance(item.default, str) else repr(item.default)
+    default = "" if item.default is item.empty else f" = {value}"
     return f"{star}{item.name}{kind}{default}"
 
 

@@ -190,9 +190,15 @@ def package() -> PackageJob:
     presets = Presets(
         decoder="turbo",
         block_length=32,
-        steps_per_block=8,
+        steps_per_block=32,
         text_steps_per_block=16,
-        guidance_scale=2.0,
+        guidance_scale=3.0,
+        image_temperature=0.7,
+        image_order="random",
+        image_tail=True,
+        num_steps=20,
+        time_shift=1.0,
+        decoder_guidance=1.0,
         max_new_tokens=64,
     )
     grids = ((8, 8), (8, 12), (12, 8))

@@ -48,7 +48,7 @@ def test_the_reference_lists_the_public_names_and_every_option() -> None:
     page = load("make_reference").build()
     for name in ("LladaUni.generate_image", "load_backbone", "SizeError", "sample_scene", "llada-uni eval scenebench"):
         assert f"`{name}" in page
-    for text in ("--confidence-threshold P", "--restart", "granularity: Granularity = 'step'", "prompt: str | "):
+    for text in ("--confidence-threshold P", "--restart", 'granularity: Granularity = "step"', "prompt: str | "):
         assert text in page
     assert ":class:" not in page
     assert " at 0x" not in page

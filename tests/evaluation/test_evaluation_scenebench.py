@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from llada_uni.evaluation.scenebench import (
     score_understanding,
 )
 from llada_uni.scenes import SceneGraph, load_bench, parse, render, sample_matching
-from llada_uni.scenes.bench import GENERATION_CATEGORIES, UNDERSTANDING_CATEGORIES, select
+from llada_uni.scenes.bench import GENERATION_CATEGORIES, UNDERSTANDING_CATEGORIES, score, select
 from llada_uni.scenes.questions import FAMILIES
 
 LIMIT = 13  # one item of each category and held-out mark
@@ -198,6 +199,17 @@ def test_ceilings_name_the_part_that_loses_the_scene() -> None:
     assert {name: (part["rate"], part["exact"]) for name, part in found.items()} == {
         "verifier": (1.0, 1.0), "vae": (0.0, 0.0), "decoder": (0.0, 0.0),
     }  # fmt: skip
+
+
+def test_ceilings_of_a_whole_run_cover_every_category(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    module = "llada_uni.evaluation.scenebench"
+    monkeypatch.setattr(f"{module}.ceilings", lambda _, items, **__: seen.extend(items))
+    monkeypatch.setattr(f"{module}.score_generation", lambda _, items, **__: score(items, [True] * len(items)))
+    run_scenebench(Painter(), categories=GENERATION_CATEGORIES)
+    counts = Counter(item.category for item in seen)
+    assert set(counts) == set(GENERATION_CATEGORIES)
+    assert 100 <= len(seen) <= 200
 
 
 def test_round_trip_is_exact_for_an_exact_vae() -> None:

@@ -129,6 +129,6 @@ def test_benchmark_writes_its_report(tmp_path: Path) -> None:
     out = tmp_path / "report.json"
     bench.main(["--out", str(out), "--count", "1", "--seed", "1"])
     report = json.loads(out.read_text())
-    assert set(report["right_readings"]) == {*bench.DEGRADATIONS, "moved_2px"}
-    assert set(report["wrong_pictures"]) == set(bench.SPOILERS)
-    assert report["speed"]["read_ms"] > 0
+    assert set(report["numbers"]["right_readings"]) == {*bench.DEGRADATIONS, "moved_2px"}
+    assert set(report["numbers"]["wrong_pictures"]) == set(bench.SPOILERS)
+    assert report["numbers"]["speed"]["read_ms"] > 0

@@ -113,7 +113,7 @@ def test_released_constants_apply_without_a_file(tmp_path: Path) -> None:
     assert package.geometry(patch_size=16, vae_factor=8, dit_patch=2) == Geometry()
     presets = package.presets
     assert (presets.decoder, presets.steps_per_block, presets.guidance_scale) == ("normal", 16, 4.0)
-    assert (presets.num_steps, presets.turbo_steps, presets.block_length) == (50, 8, 32)
+    assert (presets.num_steps, presets.turbo_steps, presets.block_length) == (49, 8, 32)
 
 
 def test_the_package_file(tmp_path: Path) -> None:

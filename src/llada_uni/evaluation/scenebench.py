@@ -87,7 +87,7 @@ def run_scenebench(
         report["generation"] = _as_dict(
             score_generation(model, pictures, seed=seed, progress=progress, settings=settings)
         )
-        report["ceilings"] = ceilings(model, pictures[:_CEILING_ITEMS], seed=seed)
+        report["ceilings"] = ceilings(model, select(pictures, limit=_CEILING_ITEMS, seed=seed), seed=seed)
     if questions:
         report["understanding"] = _as_dict(score_understanding(model, questions, seed=seed, progress=progress))
     report["seconds"] = round(time.perf_counter() - start, 1)
@@ -104,10 +104,11 @@ def score_generation(
 ) -> Scores:
     """One picture per prompt, seeds ``seed``, ``seed + 1``, …; read by the verifier."""
     outcomes: list[bool] = []
+    options: dict[str, Any] = {} if settings is None else settings
     for begin in range(0, len(items), _BATCH):
         part = items[begin : begin + _BATCH]
         seeds = [seed + begin + offset for offset in range(len(part))]
-        results = model.generate_image([item.prompt for item in part], seed=seeds, **(settings or {}))
+        results = model.generate_image([item.prompt for item in part], seed=seeds, **options)
         outcomes += [picture_passes(item, verify(r.image)) for item, r in zip(part, results, strict=True)]
         _tell(progress, "generation", outcomes, items)
     return score(items, outcomes)

@@ -107,8 +107,8 @@ def train(
     """Trains ``objective`` to the horizon of ``config``, continuing the state in ``directory`` if there is one.
 
     ``stop`` is asked after every step (a signal handler sets it); ``stop_at`` ends the call after that many steps in
-    all. Either way the state is saved and the next call goes on. On return the model holds the averaged weights when
-    the horizon was reached, else the live ones.
+    all. Either way the state is saved and the next call goes on. On return the model holds the live weights; the
+    averaged ones are in the saved state.
 
     Raises:
         ConfigError: the loss or a gradient is not finite (the step and its batch are named; the state is not saved).
