@@ -1,0 +1,88 @@
+"""What only a GPU can show: the same numbers as on the CPU, and training steps that run there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llada_uni.backbone.config import BackboneConfig
+from llada_uni.backbone.model import Backbone
+from llada_uni.layers.attention import attend
+from llada_uni.pipeline import LladaUni
+from llada_uni.scenes import SceneGraph, SceneObject, render
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+@pytest.fixture(scope="module")
+def models() -> tuple[LladaUni, LladaUni]:
+    return LladaUni.from_pretrained("nano", device="cpu"), LladaUni.from_pretrained(
+        "nano", device="cuda", dtype="float32"
+    )
+
+
+def tiny_backbone(experts: str) -> Backbone:
+    config = BackboneConfig(
+        vocab_size=256, image_token_offset=128, hidden_size=128, intermediate_size=256, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=32, num_experts=8, num_experts_per_tok=2, n_group=2,
+        topk_group=2, moe_intermediate_size=64, pad_token_id=0, rope_theta=10000.0, max_position_embeddings=256,
+    )  # fmt: skip
+    model = Backbone(config, experts=experts)  # type: ignore[arg-type]
+    model.reset_parameters(torch.Generator().manual_seed(0))
+    return model.cuda()
+
+
+def test_logits_equal_those_of_the_cpu(models: tuple[LladaUni, LladaUni]) -> None:
+    cpu, gpu = (model.networks.backbone for model in models)
+    ids = torch.randint(0, cpu.config.vocab_size, (2, 64), generator=torch.Generator().manual_seed(0))
+    positions = torch.arange(64).expand(2, 64)
+    allowed = (positions[:, None, :, None] // 32) >= (positions[:, None, None, :] // 32)
+    with torch.inference_mode():
+        expected = cpu(ids, positions, allowed)
+        found = gpu(ids.cuda(), positions.cuda(), allowed.cuda()).cpu()
+    torch.testing.assert_close(found, expected, atol=5e-3, rtol=5e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_grouped_experts_equal_looped_ones_forward_and_backward(dtype: torch.dtype) -> None:
+    losses, gradients = [], []
+    for experts in ("grouped", "loop"):
+        model = tiny_backbone(experts).to(dtype)
+        ids = torch.arange(96, device="cuda").view(2, 48)
+        logits = model(ids, torch.arange(48, device="cuda").expand(2, 48), None)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten())
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append(model.model.layers[1].mlp.experts.down_proj.grad)
+    tolerance = 1e-4 if dtype == torch.float32 else 5e-2
+    torch.testing.assert_close(losses[0], losses[1], atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(gradients[0], gradients[1], atol=tolerance, rtol=tolerance)
+
+
+def test_attention_backends_agree() -> None:
+    q, k, v = (torch.randn(2, heads, 70, 32, device="cuda") for heads in (4, 2, 2))
+    allowed = torch.rand(2, 1, 70, 70, device="cuda") > 0.5
+    torch.testing.assert_close(
+        attend(q, k, v, allowed, backend="auto"), attend(q, k, v, allowed, backend="reference"), atol=2e-3, rtol=2e-3
+    )
+
+
+def test_a_picture_is_made_and_read(models: tuple[LladaUni, LladaUni]) -> None:
+    _, gpu = models
+    result = gpu.generate_image("a blue fish", seed=1)
+    assert result.image.size == (128, 128)
+    assert len(result.codes) == 64
+    assert gpu.understand_image(result.image, "what is this?", max_new_tokens=16).finish_reason in ("stop", "length")
+
+
+def test_codes_equal_those_of_the_cpu(models: tuple[LladaUni, LladaUni]) -> None:
+    scene = SceneGraph(objects=(SceneObject(kind="fish", colour="blue", size="large", row=2, column=2),))
+    cpu, gpu = (model.encode_image(render(scene)).codes for model in models)
+    assert sum(a == b for a, b in zip(cpu, gpu, strict=True)) >= 63
+
+
+def test_a_picture_is_computed_on_the_device(models: tuple[LladaUni, LladaUni]) -> None:
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    models[1].generate_image(["a red ball", "two green trees"], seed=0)
+    assert torch.cuda.max_memory_allocated() > before + 1_000_000
