@@ -1,4 +1,4 @@
-"""The one file that knows all three networks: words to a picture, a picture and a question to words.
+"""The public class, and its two main paths: words to a picture, a picture and a question to words.
 
 ``_stream_images`` is the main path, one line per station: token grid -> prompt ids -> block sampler -> codes ->
 semantic features -> flow sampler -> VAE -> picture. Understanding takes the same stations from the other side.
@@ -7,29 +7,24 @@ semantic features -> flow sampler -> VAE -> picture. Understanding takes the sam
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack, overload
 
 import torch
-from torch import Tensor
 
-from llada_uni.backbone.denoiser import CachedDenoiser
 from llada_uni.errors import ConfigError
 from llada_uni.grid import Geometry, TokenGrid
 from llada_uni.image_tokenizer.images import ImageSource, for_understanding, load_image, resize_to_cover_and_crop
-from llada_uni.image_tokenizer.patches import patchify
 from llada_uni.pipeline.checks import as_items, as_list, check_text, paired, resolve_seeds
 from llada_uni.pipeline.clock import Clock
 from llada_uni.pipeline.networks import Networks
-from llada_uni.pipeline.pixels import to_images
 from llada_uni.pipeline.requests import answer_request, answer_room, image_request, question_ids
 from llada_uni.pipeline.results import AnswerDone, EncodedImage, ImageDone, ImageResult, TextResult
 from llada_uni.pipeline.settings import (
     AnswerOptions,
     AnswerSettings,
     DecodeOptions,
-    DecodeSettings,
     ImageOptions,
     ImageSettings,
     answer_settings,
@@ -37,10 +32,9 @@ from llada_uni.pipeline.settings import (
     image_settings,
     output_grid,
 )
-from llada_uni.pipeline.velocity import OneContext
-from llada_uni.protocols import Event, Finished, FlowStep, LatentsDone, Request
-from llada_uni.sampling.block_sampler import Granularity, generate
-from llada_uni.sampling.flow_sampler import sample_latents
+from llada_uni.pipeline.stations import draw, encode, prepare, returned, write
+from llada_uni.protocols import Event, Request
+from llada_uni.sampling.block_sampler import Granularity
 from llada_uni.weights.catalog import resolve
 from llada_uni.weights.load import resolve_device, resolve_dtype
 from llada_uni.weights.save import Components, save_checkpoint
@@ -58,8 +52,13 @@ class LladaUni:
     pictures_at_once = 1
     """Pictures decoded together. 1 makes a picture the same bit for bit in every batch; more is faster on a GPU."""
 
-    def __init__(self, networks: Networks, *, name: str) -> None:
-        self.networks, self.name = networks, name
+    def __init__(self, networks: Networks) -> None:
+        self.networks = networks
+
+    @property
+    def name(self) -> str:
+        """What the checkpoint was opened as."""
+        return self.networks.name
 
     @classmethod
     def from_pretrained(
@@ -85,8 +84,8 @@ class LladaUni:
             ConfigError: a configuration file or an argument is not valid.
         """
         place = resolve_device(_automatic(device))
-        networks = Networks(resolve(name_or_dir, revision), device=place, dtype=resolve_dtype(dtype, place))
-        return cls(networks, name=str(name_or_dir))
+        directory = resolve(name_or_dir, revision)
+        return cls(Networks(directory, name=str(name_or_dir), device=place, dtype=resolve_dtype(dtype, place)))
 
     def save_pretrained(self, directory: str | Path, *, dtype: torch.dtype | None = None) -> Path:
         """Write the checkpoint to ``directory``, completely or not at all.
@@ -184,10 +183,11 @@ class LladaUni:
         granularity: Granularity,
     ) -> Iterator[Event | ImageDone]:
         clock = Clock(self.networks)
-        finished = yield from self._write(requests, granularity)
+        finished = yield from write(self.networks, requests, granularity)
         codes = torch.tensor([self.networks.vocab.to_codes(row.output_ids) for row in finished])
         clock.lap("tokens")
-        images = yield from self._draw(codes, grid, [request.seed for request in requests], settings)
+        seeds = [request.seed for request in requests]
+        images = yield from draw(self.networks, codes, grid, seeds, settings, at_once=self.pictures_at_once)
         clock.lap("pixels")
         for row, image in enumerate(images):
             result = ImageResult(
@@ -202,15 +202,6 @@ class LladaUni:
                 usage=asdict(finished[row].usage),
             )
             yield ImageDone(row=row, result=result)
-
-    def _write(self, requests: list[Request], granularity: Granularity) -> Iterator[Event]:
-        """Run the block sampler; returns what every row finished with."""
-        finished: dict[int, Finished] = {}
-        for event in generate(requests, CachedDenoiser(self.networks.backbone), granularity=granularity):
-            if isinstance(event, Finished):
-                finished[event.row] = event
-            yield event
-        return [finished[row] for row in range(len(requests))]
 
     # Codes to a picture and back
 
@@ -240,7 +231,8 @@ class LladaUni:
         for grid in dict.fromkeys(item.grid for item in items):
             rows = [row for row, item in enumerate(items) if item.grid == grid]
             codes = torch.tensor([items[row].codes for row in rows])
-            drawn = _returned(self._draw(codes, grid, [seeds[row] for row in rows], settings))
+            own = [seeds[row] for row in rows]
+            drawn = returned(draw(self.networks, codes, grid, own, settings, at_once=self.pictures_at_once))
             images |= zip(rows, drawn, strict=True)
         clock.lap("pixels")
         results = [
@@ -257,31 +249,6 @@ class LladaUni:
             for row, item in enumerate(items)
         ]
         return results if many else results[0]
-
-    def _draw(self, codes: Tensor, grid: TokenGrid, seeds: list[int], settings: DecodeSettings) -> Iterator[FlowStep]:
-        """Codes [B, h*w] of one grid to PIL pictures, some at a time; yields the flow sampler's steps."""
-        images: list[Any] = []
-        decoder, vae = self.networks.decoder(settings.decoder), self.networks.vae
-        latent_shape = (decoder.config.in_channels, *self.geometry.latent_hw(grid))
-        for first in range(0, len(seeds), self.pictures_at_once):
-            chunk = slice(first, first + self.pictures_at_once)
-            features = self._features(codes[chunk].unflatten(1, (grid.grid_h, grid.grid_w)))
-            velocity = OneContext(decoder, self.geometry.condition_grid(grid))
-            latents: list[Tensor] = []
-            for event in sample_latents(
-                velocity, features, latent_shape=latent_shape, seeds=seeds[chunk], settings=settings.flow()
-            ):
-                if isinstance(event, LatentsDone):
-                    latents.append(event.latents)
-                else:
-                    yield replace(event, row=event.row + first)
-            images += to_images(vae, torch.stack(latents))
-        return images
-
-    @torch.inference_mode()
-    def _features(self, codes: Tensor) -> Tensor:
-        """Codes [B, h, w] to semantic features [B, 4hw, F]."""
-        return self.networks.semantic_embedder(codes.to(self.networks.device))
 
     @overload
     def encode_image(
@@ -310,21 +277,8 @@ class LladaUni:
             sized = [for_understanding(picture, self.geometry) for picture in pictures]
         else:
             sized = [resize_to_cover_and_crop(picture, self.geometry.tokenizer_px(grid)) for picture in pictures]
-        encoded = self._encode(sized)
+        encoded = encode(self.networks, sized)
         return encoded if many else encoded[0]
-
-    @torch.inference_mode()
-    def _encode(self, sized: list[Any]) -> list[EncodedImage]:
-        """Pictures already at the tokenizer's size to codes."""
-        if not sized:
-            return []
-        patches, grids = patchify(sized, self.networks.preprocessor)
-        codes = self.networks.image_tokenizer(patches.to(self.networks.device), grids).cpu()
-        pieces = codes.split([grid.num_tokens for grid in grids])
-        return [
-            EncodedImage(codes=tuple(part.tolist()), grid=grid, model=self.name)
-            for part, grid in zip(pieces, grids, strict=True)
-        ]
 
     # Pictures and a question to words
 
@@ -380,12 +334,8 @@ class LladaUni:
         }
         settings = answer_settings(self.networks.package.presets, given)
         seeds = resolve_seeds(seed, len(questions))
-        pictures = self._prepare(paired(image, question))
+        pictures = prepare(self.networks, paired(image, question))
         return self._stream_answers(questions, pictures, seeds, settings, max_new_tokens, granularity)
-
-    def _prepare(self, sources: list[list[ImageSource]]) -> list[list[Any]]:
-        """Read pictures and bring them to the tokenizer's size; those of one question share its pixel budget."""
-        return [[for_understanding(load_image(one), self.geometry, len(group)) for one in group] for group in sources]
 
     def _stream_answers(
         self,
@@ -397,7 +347,7 @@ class LladaUni:
         granularity: Granularity,
     ) -> Iterator[Event | AnswerDone]:
         clock = Clock(self.networks)
-        encoded = iter(self._encode([picture for group in pictures for picture in group]))
+        encoded = iter(encode(self.networks, [picture for group in pictures for picture in group]))
         rows = [
             question_ids(self.networks, question, [next(encoded) for _ in group])
             for question, group in zip(questions, pictures, strict=True)
@@ -405,7 +355,7 @@ class LladaUni:
         clock.lap("encode")
         rules = [answer_room(self.networks, len(row), settings, max_new_tokens) for row in rows]
         requests = [answer_request(self.networks, *each) for each in zip(rows, seeds, rules, strict=True)]
-        finished = yield from self._write(requests, granularity)
+        finished = yield from write(self.networks, requests, granularity)
         clock.lap("tokens")
         for row, done in enumerate(finished):
             result = TextResult(
@@ -435,12 +385,3 @@ def _automatic(device: str | torch.device | None) -> str | torch.device:
 
 def _results(events: Iterator[Any], done: type) -> list[Any]:
     return [event.result for event in events if isinstance(event, done)]
-
-
-def _returned(events: Iterator[Any]) -> Any:
-    """Run a generator to its end and give what it returns."""
-    while True:
-        try:
-            next(events)
-        except StopIteration as stop:
-            return stop.value

@@ -32,12 +32,13 @@ T = TypeVar("T")
 class Networks:
     """Configurations at once, networks on first use: asking about a picture never loads the pixel decoder.
 
-    ``load_s`` is the time spent loading so far, in seconds.
+    ``name`` is what the checkpoint was opened as and is reported with results. ``load_s`` is the time spent loading so
+    far, in seconds.
     """
 
-    def __init__(self, directory: Path, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, directory: Path, *, name: str, device: torch.device, dtype: torch.dtype) -> None:
         check_checkpoint(directory)
-        self.directory, self.device, self.dtype = directory, device, dtype
+        self.directory, self.name, self.device, self.dtype = directory, name, device, dtype
         self.package: PackageConfig = load_package_config(directory)
         self.geometry: Geometry = load.load_geometry(directory)
         self.tokenizer: TextTokenizer = load.load_text_tokenizer(directory)

@@ -13,15 +13,21 @@ __all__ = ["OptimConfig", "ScheduleConfig", "TrainConfig", "describe"]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """Optimiser. Norms, biases, single vectors and routers are never decayed; nor is what ``no_decay`` names."""
+    """Optimiser. Norms, biases, single vectors and routers are never decayed; nor is what ``no_decay`` names.
 
-    kind: Literal["adamw", "radam"] = "adamw"
+    ``muon`` orthogonalises the updates of decayed matrices whose names contain one of ``muon``, with ``momentum``;
+    everything else takes AdamW's step of the same ``lr``.
+    """
+
+    kind: Literal["adamw", "radam", "muon"] = "adamw"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     no_decay: tuple[str, ...] = ("norm", "gate.weight", "embed", "embedding")
+    muon: tuple[str, ...] = ("attention.", "attn.", "mlp.", "feed_forward.")
+    momentum: float = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)

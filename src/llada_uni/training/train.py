@@ -23,7 +23,7 @@ from llada_uni.training.config import TrainConfig, describe
 from llada_uni.training.ema import Ema
 from llada_uni.training.metrics import MetricsLog
 from llada_uni.training.objective import Batch, Draw, Objective
-from llada_uni.training.optim import build_optimizer, clip_gradients, set_lr
+from llada_uni.training.optim import Optimizer, build_optimizer, clip_gradients, set_lr
 from llada_uni.training.schedule import lr_factor
 
 __all__ = ["Run", "TrainResult", "train"]
@@ -48,7 +48,7 @@ class Run:
 
     config: TrainConfig
     objective: Objective
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     ema: Ema
     step: int = 0
     horizon: int = 0
