@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from llada_uni.data.code_meanings import code_meanings
 from llada_uni.data.code_pool import CodePool, PoolConfig, encode_pictures, extract, fingerprint
 from llada_uni.data.dense_labels import HEADS, IGNORED, LETTERS, cell_labels
 from llada_uni.data.latent_pool import LatentPool, encode_latents
@@ -16,6 +18,7 @@ from llada_uni.data.question_rows import question_rows
 from llada_uni.data.scene_stream import draw_grid, draw_scenes, halved, pictures, random_crops, to_unit
 from llada_uni.data.tokenizer_pixels import jittered, reduced, to_patches
 from llada_uni.data.unified_stream import MixConfig, Writer
+from llada_uni.data.windows import window
 from llada_uni.decoder.config import VAEConfig
 from llada_uni.decoder.vae import VAE
 from llada_uni.errors import CheckpointError
@@ -179,6 +182,56 @@ def test_documents_end_with_their_targets(tokenizer: ImageTokenizer, tmp_path: P
         assert len(document.branches) == 2
         assert all(branch.target[-1] == vocab.special.eos for branch in document.branches)
         assert all(0 <= branch.tag < len(FAMILIES) for branch in document.branches)
+    whole = Writer(vocab=vocab, tokenizer=text, mix=MixConfig(image_share=1.0, whole_until=0.5))
+    early, late = (whole.documents(np.random.default_rng(0), pool, 4, progress=share) for share in (0.4, 0.5))
+    assert all(d.block_length == len(d.branches[0].prompt) + len(d.branches[0].target) for d in early)
+    assert {d.block_length for d in late} <= {16, 32, 64}
     never = Writer(vocab=vocab, tokenizer=text, mix=MixConfig(unconditional_share=1.0))
     prompts = {d.branches[0].prompt for d in never.documents(np.random.default_rng(0), pool, 4)[:2]}
     assert len(prompts) == 1
+
+
+def test_windows_cut_no_object_and_keep_codes_in_place() -> None:
+    source = random.Random(0)
+    graphs = draw_scenes(np.random.default_rng(0), 200, (8, 12))
+    where = np.arange(96, dtype=np.int64).reshape(8, 12)
+    sizes = set()
+    for graph in graphs:
+        part, codes = window(graph, where, source)
+        assert codes.shape == (part.grid_h, part.grid_w)
+        top, left = divmod(int(codes[0, 0]), 12)
+        assert (codes == where[top : top + part.grid_h, left : left + part.grid_w]).all()
+        moved = {dataclasses.replace(o, row=o.row + top, column=o.column + left) for o in part.objects}
+        assert moved <= set(graph.objects)
+        covered = cell_labels([graph])["kind"].reshape(8, 12)[top : top + part.grid_h, left : left + part.grid_w] > 0
+        assert (covered == (cell_labels([part])["kind"].reshape(codes.shape) > 0)).all()  # nothing else reaches in
+        assert part.objects
+        sizes.add(codes.shape)
+    assert len(sizes) > 10
+    assert all(3 <= side <= 6 for shape in sizes - {(8, 12)} for side in shape)
+
+
+def test_a_scene_without_objects_is_its_own_window() -> None:
+    empty = SceneGraph()
+    part, codes = window(empty, np.zeros((8, 8), dtype=np.int64), random.Random(0))
+    assert part == empty
+    assert codes.shape == (8, 8)
+
+
+def test_meanings_are_shares_of_what_cells_show(tokenizer: ImageTokenizer, tmp_path: Path) -> None:
+    extract(POOL, tokenizer, tmp_path)
+    pool = CodePool(POOL, tmp_path, fingerprint(POOL, tokenizer))
+    shares = code_meanings(pool, 20, 2)
+    kinds = HEADS["kind"]
+    assert shares.shape == (20, sum(HEADS.values()))
+    labels, codes = [], []
+    for index in range(2):
+        scenes, shard = pool.shard(index)
+        labels.append(cell_labels(scenes)["kind"].reshape(-1))
+        codes.append(shard.reshape(-1))
+    kind, code = np.concatenate(labels), np.concatenate(codes)
+    used = int(np.bincount(code).argmax())
+    expected = np.bincount(kind[code == used], minlength=kinds) / (code == used).sum()
+    np.testing.assert_allclose(shares[used, :kinds].numpy(), expected, rtol=1e-6)
+    unused = sorted(set(range(20)) - set(code.tolist()))
+    assert all((shares[index] == 0).all() for index in unused)

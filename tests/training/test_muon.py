@@ -79,6 +79,16 @@ def test_only_inner_matrices_are_orthogonalised_and_every_parameter_is_stepped_o
     assert {group["lr"] for group in optimizer.param_groups} == {0.5}
 
 
+@pytest.mark.parametrize("kind", ["muon", "adamw", "radam"])
+def test_tables_take_their_share_of_the_rate(kind: str) -> None:
+    net = _Net()
+    optimizer = build_optimizer(net, OptimConfig(kind=kind, lr=0.02, table_lr=0.1))  # type: ignore[arg-type]
+    set_lr(optimizer, 0.5)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates[id(net.word_embeddings.weight)] == 0.05
+    assert rates[id(net.mlp[0].weight)] == rates[id(net.head.weight)] == 0.5
+
+
 def test_a_network_without_such_matrices_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"optim\.kind=adamw"):
         build_optimizer(nn.Linear(2, 2), OptimConfig(kind="muon"))

@@ -11,9 +11,11 @@ from tiny_stages import OBJECTIVES, tiny_config
 from torch import Tensor
 from torch.nn import functional as F
 
+from llada_uni.backbone.model import Backbone
 from llada_uni.diffusion.balance import max_violation
 from llada_uni.training.export import frozen
 from llada_uni.training.objective import Draw, Resources
+from llada_uni.training.objectives.backbone import start_from_meanings
 from llada_uni.training.objectives.codebook import CodebookTrainer, kmeans_plus_plus, merge_codes
 from llada_uni.training.objectives.decoder import Judge, Sampler
 from llada_uni.training.objectives.tokenizer import within_group_variance
@@ -100,11 +102,32 @@ def test_padding_is_not_counted_as_load(tiny_resources: Resources) -> None:
     assert objective._loads.sum(-1).tolist() == [2 * real, 2 * masked]  # the last layer works on masked positions only
 
 
-def test_similar_codes_start_with_similar_rows(tiny_resources: Resources) -> None:
-    objective = built("backbone", tiny_resources)
-    codebook = F.normalize(frozen(tiny_resources.out, "image_tokenizer").codebook, dim=-1)
-    rows = objective.model.lm_head.weight.detach()[-len(codebook) :]
-    torch.testing.assert_close(F.normalize(rows, dim=-1) @ F.normalize(rows, dim=-1).T, codebook @ codebook.T)
+def test_codes_of_one_meaning_start_side_by_side() -> None:
+    """Three meanings, two codes each: rows of one meaning are close, of different meanings nearly orthogonal."""
+    meanings = torch.eye(3).repeat_interleave(2, dim=0)
+    generator = torch.Generator().manual_seed(0)
+    codebook = torch.randn(6, 4, generator=generator)
+    model = Backbone(tiny_config("backbone").objective.backbone)
+    start_from_meanings(model, meanings, codebook, model.config.vocab_size - 6, generator)
+    for table, length in ((model.lm_head.weight, 0.6), (model.model.word_embeddings.weight, None)):
+        rows = table.detach()[-6:]
+        cosines = F.normalize(rows, dim=-1) @ F.normalize(rows, dim=-1).T
+        same = (meanings @ meanings.T).bool()
+        assert cosines[same].min() > 0.8
+        assert cosines[~same].max() < 0.2
+        assert cosines.fill_diagonal_(0).max() < 0.999  # synonyms can still be told apart
+        if length is not None:
+            torch.testing.assert_close(rows.norm(dim=-1), torch.full((6,), length))
+
+
+def test_a_code_never_seen_starts_from_its_vector_alone() -> None:
+    meanings = torch.eye(3).repeat_interleave(2, dim=0)
+    meanings[5] = 0
+    generator = torch.Generator().manual_seed(0)
+    model = Backbone(tiny_config("backbone").objective.backbone)
+    start_from_meanings(model, meanings, torch.randn(6, 4, generator=generator), model.config.vocab_size - 6, generator)
+    rows = F.normalize(model.lm_head.weight.detach()[-6:], dim=-1)
+    assert (rows[5] @ rows[:5].T).abs().max() < 0.5
 
 
 def test_seeding_finds_separate_groups_and_merging_undoes_a_split() -> None:

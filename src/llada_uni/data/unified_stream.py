@@ -11,6 +11,7 @@ import numpy as np
 from llada_uni.data.block_rows import Branch, Document
 from llada_uni.data.code_pool import CodePool
 from llada_uni.data.scene_stream import python_random
+from llada_uni.data.windows import window
 from llada_uni.errors import ConfigError
 from llada_uni.grid import TokenGrid
 from llada_uni.prompts import ImageBlock, answer_image, answer_text, t2i, understand
@@ -26,6 +27,9 @@ __all__ = ["MixConfig", "Writer", "balanced_questions"]
 class MixConfig:
     """What a batch is made of. Shares are of pictures; a picture with questions carries ``questions`` of them.
 
+    Until ``whole_until`` of the run a picture and its prompt are one block: no clean copies are needed, so a picture
+    costs half as much, and every cell sees all others; block by block is learnt in the rest of the run. Until
+    ``windows_until`` documents are about windows of pictures (``data.windows``).
     ``families`` gives question families a weight other than 1; a family that cannot be asked is replaced by another.
     """
 
@@ -33,6 +37,8 @@ class MixConfig:
     questions: int = 3
     unconditional_share: float = 0.1
     block_lengths: tuple[tuple[int, float], ...] = ((32, 0.7), (16, 0.1), (64, 0.2))
+    whole_until: float = 0.0
+    windows_until: float = 0.0
     complementary: bool = False
     families: tuple[tuple[str, float], ...] = (
         ("relation", 1.5),
@@ -52,25 +58,34 @@ class Writer:
     tokenizer: TextTokenizer
     mix: MixConfig
 
-    def documents(self, rng: np.random.Generator, pool: CodePool, count: int) -> list[Document]:
-        """``count`` documents, a fixed number of each task, about random pictures of the pool."""
+    def documents(
+        self, rng: np.random.Generator, pool: CodePool, count: int, *, progress: float = 1.0
+    ) -> list[Document]:
+        """``count`` documents, a fixed number of each task, about random pictures of the pool.
+
+        ``progress`` is the share of the run that is over.
+        """
         source = python_random(rng)
         num_images = round(count * self.mix.image_share)
+        whole = progress < self.mix.whole_until
         picked = [pool[int(index)] for index in rng.integers(0, len(pool), count)]
+        if progress < self.mix.windows_until:
+            picked = [window(graph, codes, source) for graph, codes in picked]
         return [
-            self.picture(graph, codes, source) if place < num_images else self.reading(graph, codes, source)
+            self.picture(graph, codes, source, whole=whole)
+            if place < num_images
+            else self.reading(graph, codes, source)
             for place, (graph, codes) in enumerate(picked)
         ]
 
-    def picture(self, graph: SceneGraph, codes: np.ndarray, source: random.Random) -> Document:
-        """Text to image; now and then with the unconditional prompt."""
+    def picture(self, graph: SceneGraph, codes: np.ndarray, source: random.Random, *, whole: bool = False) -> Document:
+        """Text to image; now and then with the unconditional prompt. ``whole``: one block for prompt and picture."""
         image = _image(codes)
         rows = t2i(self.vocab, self.tokenizer, caption_for_training(graph, source), image.grid)
         prompt = rows.uncond if source.random() < self.mix.unconditional_share else rows.cond
         branch = Branch(prompt=prompt or (), target=answer_image(self.vocab, image), is_image=True, tag=-1)
-        return Document(
-            branches=(branch,), block_length=self._block_length(source), views=2 if self.mix.complementary else 1
-        )
+        length = len(branch.prompt) + len(branch.target) if whole else self._block_length(source)
+        return Document(branches=(branch,), block_length=length, views=2 if self.mix.complementary else 1)
 
     def reading(self, graph: SceneGraph, codes: np.ndarray, source: random.Random) -> Document:
         """Several questions about one picture, which stands once in the row."""

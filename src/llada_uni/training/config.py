@@ -16,7 +16,9 @@ class OptimConfig:
     """Optimiser. Norms, biases, single vectors and routers are never decayed; nor is what ``no_decay`` names.
 
     ``muon`` orthogonalises the updates of decayed matrices whose names contain one of ``muon``, with ``momentum``;
-    everything else takes AdamW's step of the same ``lr``.
+    everything else takes AdamW's step of the same ``lr``. ``tables`` (embeddings and heads, one row per id) take
+    ``table_lr`` times ``lr``: a normalised step moves a rare row as far as a common one, so that at the rate of the
+    inner matrices noise wears rare rows down faster than they are learnt.
     """
 
     kind: Literal["adamw", "radam", "muon"] = "adamw"
@@ -28,6 +30,8 @@ class OptimConfig:
     no_decay: tuple[str, ...] = ("norm", "gate.weight", "embed", "embedding")
     muon: tuple[str, ...] = ("attention.", "attn.", "mlp.", "feed_forward.")
     momentum: float = 0.95
+    tables: tuple[str, ...] = ("word_embeddings", "lm_head", "prior_token_embedding")
+    table_lr: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,17 +18,23 @@ Optimizer = torch.optim.Optimizer | JointOptimizer
 
 
 def parameter_groups(model: nn.Module, optim: OptimConfig) -> list[dict]:
-    """Trainable parameters in two groups, decayed and not (vectors and names containing one of ``optim.no_decay``)."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    """Trainable parameters by weight decay and share of the learning rate (``lr_scale``).
+
+    Not decayed: vectors and names containing one of ``optim.no_decay``. ``optim.tables`` take ``optim.table_lr``.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            skip = parameter.ndim < 2 or any(part in name for part in optim.no_decay)
-            (plain if skip else decayed).append(parameter)
-    if not decayed and not plain:
+            plain = parameter.ndim < 2 or any(part in name for part in optim.no_decay)
+            table = parameter.ndim >= 2 and any(part in name for part in optim.tables)
+            kind = (0.0 if plain else optim.weight_decay, optim.table_lr if table else 1.0)
+            groups.setdefault(kind, []).append(parameter)
+    if not groups:
         raise ConfigError(f"{type(model).__name__} has no trainable parameter; check what the objective freezes")
-    groups = [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    return [
+        {"params": parameters, "weight_decay": decay, "lr_scale": scale, "lr": optim.lr * scale}
+        for (decay, scale), parameters in groups.items()
+    ]
 
 
 def build_optimizer(model: nn.Module, optim: OptimConfig) -> Optimizer:
@@ -45,23 +51,26 @@ def build_optimizer(model: nn.Module, optim: OptimConfig) -> Optimizer:
 
 
 def _with_muon(model: nn.Module, groups: list[dict], optim: OptimConfig) -> JointOptimizer:
-    inner = {id(p) for name, p in model.named_parameters() if any(part in name for part in optim.muon)}
-    decayed, plain = groups[0], groups[1:]
-    matrices = [p for p in decayed["params"] if id(p) in inner]
+    tables = (*optim.no_decay, *optim.tables)
+    inner = {
+        id(parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.ndim >= 2 and any(p in name for p in optim.muon) and not any(p in name for p in tables)
+    }
+    matrices = [p for group in groups for p in group["params"] if id(p) in inner]
     if not matrices:
-        raise ConfigError(
-            f"{type(model).__name__} has no matrix named like {', '.join(optim.muon)}; use optim.kind=adamw"
-        )
-    rest = [p for p in decayed["params"] if id(p) not in inner]
-    others = [*([{**decayed, "params": rest}] if rest else []), *plain]
+        names = ", ".join(optim.muon)
+        raise ConfigError(f"{type(model).__name__} has no matrix named like {names}; use optim.kind=adamw")
+    others = [{**group, "params": [p for p in group["params"] if id(p) not in inner]} for group in groups]
+    others = [group for group in others if group["params"]]
     muon = Muon(matrices, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
     return JointOptimizer(muon, torch.optim.AdamW(others, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True))
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Sets the learning rate of every group."""
+    """Sets the learning rate of every group, times the group's ``lr_scale``."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:

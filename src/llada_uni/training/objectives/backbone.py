@@ -18,6 +18,7 @@ from torch import Tensor
 from llada_uni.backbone.config import BackboneConfig
 from llada_uni.backbone.model import Backbone
 from llada_uni.data.block_rows import Document, collate, lay_out
+from llada_uni.data.code_meanings import code_meanings
 from llada_uni.data.code_pool import CodePool, PoolConfig, encode_pictures, extract, fingerprint
 from llada_uni.data.scene_stream import draw_scenes, pictures, python_random
 from llada_uni.data.unified_stream import MixConfig, Writer
@@ -40,6 +41,9 @@ from llada_uni.weights.save import save_backbone
 
 __all__ = ["BackboneObjective", "BackboneObjectiveConfig", "CodePoolJob", "MaskedTokens", "masked_losses", "noised"]
 
+_VECTOR_SHARE = 0.25  # length of a code's vector beside its meaning, which has length 1
+_HEAD_LENGTH = 0.6
+
 
 @dataclass(frozen=True, kw_only=True)
 class CodePoolJob:
@@ -61,7 +65,8 @@ class BackboneObjectiveConfig:
 
     ``capacity`` is the number of tokens of a packed row; rows run in ``num_buckets`` groups of similar length.
     ``fill_weight`` scales the loss of end-of-text ids that only fill the last block. ``balance_rate`` moves the router
-    bias, until ``balance_stop`` of the run is over.
+    bias, until ``balance_stop`` of the run is over. ``meaning_shards``: shards of the pool from which the meaning
+    of the codes is counted for the start (0 = random tables), see :func:`start_from_meanings`.
     """
 
     backbone: BackboneConfig
@@ -75,7 +80,7 @@ class BackboneObjectiveConfig:
     mtrs: bool = True
     balance_rate: float = 1e-3
     balance_stop: float = 0.95
-    codebook_start: bool = True
+    meaning_shards: int = 24
     eval_documents: int = 96
     max_shard_bytes: int = 12 * 2**20
     warm: str | None = None
@@ -93,8 +98,9 @@ class BackboneObjectiveConfig:
         generator = torch.Generator().manual_seed(seed)
         model = Backbone(self.backbone)
         model.reset_parameters(generator)
-        if self.codebook_start:
-            start_from_codebook(model, tokenizer.codebook, offset, generator)
+        if self.meaning_shards:
+            meanings = code_meanings(pool, num_codes, min(self.meaning_shards, self.pool.num_shards))
+            start_from_meanings(model, meanings, tokenizer.codebook, offset, generator)
         warm_start(model, self.warm, "backbone", resources)
         return BackboneObjective(self, model, writer, pool, tokenizer)
 
@@ -117,7 +123,7 @@ class BackboneObjective:
 
     def batch(self, draw: Draw) -> Batch:
         """Packed rows with noise already drawn; see ``data.block_rows.collate`` and :func:`noised`."""
-        documents = self._writer.documents(draw.numpy("documents"), self._pool, draw.size)
+        documents = self._writer.documents(draw.numpy("documents"), self._pool, draw.size, progress=draw.progress)
         return self.rows(documents, draw.torch("masks"))
 
     def rows(self, documents: list[Document], generator: torch.Generator) -> dict[str, Tensor]:
@@ -306,17 +312,30 @@ def _buckets(batch: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]
 
 
 @torch.no_grad()
-def start_from_codebook(model: Backbone, codebook: Tensor, offset: int, generator: torch.Generator) -> None:
-    """Image rows of both tables start as one random rotation of the code vectors, at the text rows' length.
+def start_from_meanings(
+    model: Backbone, meanings: Tensor, codebook: Tensor, offset: int, generator: torch.Generator
+) -> None:
+    """Image rows of both tables start as a random rotation of what their codes mean, beside their whitened vectors.
 
-    Similar codes start with similar rows. Source: training from scratch needs it; ours.
+    ``meanings`` [K, M] are shares of attribute values (``data.code_meanings``), ``codebook`` [K, D]. Codes that share
+    an attribute share a direction, so that what is learnt of one is learnt of all. Source: ours; a small model does not
+    find these directions by itself in the samples it has.
     """
     width = model.config.hidden_size
-    basis = torch.linalg.qr(torch.randn(width, codebook.shape[1], generator=generator)).Q
-    rows = F.normalize(codebook.detach().float(), dim=-1) @ basis.T
-    scale = model.config.initializer_range * width**0.5
-    model.model.word_embeddings.weight[offset:] = rows * scale
-    model.lm_head.weight[offset:] = rows * scale
+    known = meanings.abs().sum(1) > 0
+    told = F.normalize((meanings - meanings[known].mean(0)) * known[:, None], dim=-1)
+    vectors = F.normalize(codebook.detach().float(), dim=-1)
+    white = torch.linalg.svd(vectors - vectors.mean(0), full_matrices=False).U
+    rows = torch.cat((told, F.normalize(white, dim=-1) * _VECTOR_SHARE), dim=1)
+    rows = F.normalize(rows, dim=-1) @ _rotation(rows.shape[1], width, generator)
+    model.model.word_embeddings.weight[offset:] = rows * (model.config.initializer_range * width**0.5)
+    model.lm_head.weight[offset:] = rows * _HEAD_LENGTH
+
+
+def _rotation(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    """Random [rows, columns] with orthonormal rows, or orthonormal columns where there are fewer of these."""
+    tall = torch.linalg.qr(torch.randn(max(rows, columns), min(rows, columns), generator=generator)).Q
+    return tall if rows >= columns else tall.T
 
 
 def _masked_counts(batch: Batch) -> Tensor:
