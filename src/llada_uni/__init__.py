@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llada_uni.diffusion.sprint import Sprint
     from llada_uni.errors import (
         BudgetError,
         CheckpointError,
@@ -52,6 +53,7 @@ __all__ = [
     "PromptError",
     "ResourceError",
     "SizeError",
+    "Sprint",
     "TextResult",
     "TokenGrid",
     "__version__",
@@ -66,6 +68,7 @@ __all__ = [
 
 _ROOM = {
     **dict.fromkeys([name for name in __all__ if name.endswith("Error")], "llada_uni.errors"),
+    "Sprint": "llada_uni.diffusion.sprint",
     **dict.fromkeys(["Geometry", "TokenGrid"], "llada_uni.grid"),
     **dict.fromkeys(["EncodedImage", "ImageResult", "LladaUni", "TextResult"], "llada_uni.pipeline"),
     **dict.fromkeys([name for name in __all__ if name.startswith("load_")], "llada_uni.weights.load"),

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
+from llada_uni.diffusion.sprint import Sprint
 from llada_uni.errors import ConfigError, PromptError
 from llada_uni.grid import TokenGrid
 
@@ -111,6 +113,7 @@ class Sampling:
         temperature: 0 = the most likely id; otherwise ids are drawn, and ``top_k`` and ``top_p`` apply.
         commit_order: which open positions fill a step's quota: the most "confidence" (released) or "random" ones, an
             order drawn from the request's seed; with ids drawn at temperature 1 that samples the model's distribution.
+        sprint: less work per step and quotas that adapt; None = every step sees the whole prefix.
     """
 
     block_length: int = 32
@@ -120,6 +123,7 @@ class Sampling:
     top_k: int | None = None
     top_p: float | None = None
     commit_order: Literal["confidence", "random"] = "confidence"
+    sprint: Sprint | None = None
 
     def __post_init__(self) -> None:
         if self.block_length < 1 or self.steps_per_block < 1:
@@ -173,6 +177,13 @@ class Request:
         if self.grid is not None and self.grid.num_tokens != self.num_tokens:
             raise ConfigError(f"a grid of {self.grid.num_tokens} codes was asked for with num_tokens={self.num_tokens}")
 
+    @property
+    def sprint(self) -> Sprint | None:
+        """The SPRINT rules in force; the released code ignores them where guidance is that of editing."""
+        rules = self.sampling.sprint
+        ignored = rules is not None and rules.variant == "released" and self.guidance.kind == "editing"
+        return None if ignored else rules
+
 
 class BranchKey(NamedTuple):
     """Name of one branch inside a denoiser: the row's number and the branch's, 0 = condition."""
@@ -187,12 +198,23 @@ class Prefix:
 
     T ends at a block boundary. A denoiser that already holds a beginning of these ids for ``key`` on the same block
     grid only adds the rest, which is how a row goes on after a change of phase (text, then a picture, then text).
+
+    ``scored``: the denoiser also keeps what :meth:`PrunableDenoiser.confidence` answers. ``pad_ids`` int64 [N]: what
+    the released code puts before a shorter branch, at position 0 and unseen; it comes first in all that a
+    :class:`PrunableDenoiser` says about the prefix, and is seen where ``prune`` keeps it.
     """
 
     key: BranchKey
     ids: Tensor
     shift: int
     block_length: int
+    scored: bool = False
+    pad_ids: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to compute."""
+        return self.ids.numel() + self.pad_ids.numel() == 0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -242,11 +264,20 @@ class Denoiser(Protocol):
         ...
 
 
+@runtime_checkable
 class PrunableDenoiser(Denoiser, Protocol):
     """A denoiser whose prefix can be thinned out for the rest of a block."""
 
     def key_norms(self, key: BranchKey) -> Tensor:
         """Mean over heads of the length of the cached keys, float32 [layers, T]."""
+        ...
+
+    def confidence(self, key: BranchKey) -> Tensor:
+        """Probability of the likeliest id of the whole vocabulary at every position of a scored prefix, float32 [T]."""
+        ...
+
+    def is_image(self, key: BranchKey) -> Tensor:
+        """Which positions hold picture codes, bool [T] on the CPU."""
         ...
 
     def prune(self, key: BranchKey, keep: Tensor) -> None:

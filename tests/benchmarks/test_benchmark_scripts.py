@@ -110,3 +110,17 @@ def test_decoders_and_scenebench_end_to_end(
     assert numbers["model"] == "tiny"
     assert numbers["generation"]["overall"] == 0.0
     assert "1/1" in capsys.readouterr().err
+
+
+def test_sprint_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint, out = write_tiny_checkpoint(tmp_path / "tiny"), tmp_path / "out.json"
+    run("sprint", monkeypatch, "--model", str(checkpoint), "--count", "2", "--keep-ratio", "1", "0.4", "--threshold",
+        "0.95", "--steps", "4", "--schedule", "even", "--thin-text", "--out", str(out))  # fmt: skip
+    numbers = json.loads(out.read_text())["numbers"]
+    for part in ("pictures", "answers"):
+        whole, thinned = numbers[part]["settings"]
+        assert numbers[part]["exact"]["ids_agreement"] == whole["ids_agreement"] == whole["times_fewer_positions"] == 1
+        assert numbers[part]["items"] == thinned["minus_exact"]["total"] == 2
+        assert thinned["positions_attended_per_item"] < whole["positions_attended_per_item"]
+        assert thinned["sprint"]["keep_ratio"] == 0.4
+    assert "answers: even keep 0.4 threshold 0.95 steps 4" in capsys.readouterr().err

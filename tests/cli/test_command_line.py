@@ -95,6 +95,30 @@ def test_every_option_reaches_the_model(checkpoint: str, capsys: pytest.CaptureF
         assert settings[flag.strip("-").replace("-", "_")] == value
 
 
+def test_sprint_options_reach_the_model(checkpoint: str, photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--model", checkpoint, "--seed", "1", "--json", "--sprint", "readme", "--keep-ratio", "0.25"]
+    for command in (["generate", "a"], ["understand", photo, "how many?", "--max-new-tokens", "4"]):
+        assert run([*command, *arguments]) == 0
+        rules = json.loads(capsys.readouterr().out)["settings"]["sprint"]
+        assert (rules["keep_ratio"], rules["text_keep_ratio"], rules["schedule"]) == (0.25, None, "adaptive")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sprint", "fast"], "error: sprint: expected one of paper, readme, released or a Sprint, got 'fast'"),
+        (["--keep-ratio", "0"], "error: keep_ratio: expected a number above 0 to 1, got 0.0"),
+        (["--keep-ratio", "1.5"], "error: keep_ratio: expected a number above 0 to 1, got 1.5"),
+    ],
+)
+def test_wrong_sprint_options_are_one_line(
+    checkpoint: str, photo: str, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    for command in (["generate", "a"], ["understand", photo, "what?"]):
+        assert run([*command, "--model", checkpoint, *options]) == 2
+        assert capsys.readouterr().err == message + "\n"
+
+
 def test_standard_input_and_output(
     checkpoint: str, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:

@@ -14,8 +14,11 @@ from llada_uni.diffusion.unmasking import (
     commit_positions,
     even_quotas,
     filter_logits,
+    neg_entropy,
+    rank_positions,
     remaining_quota,
     steps_needed,
+    top_k_margin,
 )
 
 
@@ -114,3 +117,44 @@ def test_priorities_decide_who_fills_the_quota_but_not_who_passes_the_threshold(
     open_mask = torch.tensor([[True, True, True, False]])
     commit = commit_positions(confidence, open_mask, torch.tensor([1]), torch.tensor([0.95]), priority)
     assert commit.tolist() == [[False, True, True, False]]
+
+
+def test_margin_and_entropy_by_hand() -> None:
+    probs = torch.tensor([[0.5, 0.25, 0.25, 0.0], [0.25, 0.25, 0.25, 0.25], [0.0, 0.0, 1.0, 0.0]], dtype=torch.float64)
+    margin = torch.tensor([0.25, 0.0, 1.0], dtype=torch.float64)
+    certainty = torch.tensor([0.25, 0.0, 1.0], dtype=torch.float64)  # entropies 1.5, 2 and 0 of at most 2 bits
+    assert torch.allclose(top_k_margin(probs.log()), margin)
+    assert torch.allclose(neg_entropy(probs.log()), certainty, atol=1e-12)
+    assert torch.allclose(top_k_margin(probs.log() + 7), margin), "logits need not be normalised"
+    lone = torch.tensor([[3.0]])
+    assert top_k_margin(lone).tolist() == neg_entropy(lone).tolist() == [1.0]
+
+
+def test_rankings_disagree_where_they_should() -> None:
+    """0.45 against 0.44 is the more probable choice, 0.4 among many the clearer one; the first has less entropy."""
+    close = torch.tensor([0.45, 0.44, 0.11, 0.0, 0.0, 0.0])
+    clear = torch.tensor([0.4, 0.12, 0.12, 0.12, 0.12, 0.12])
+    logits, confidence = torch.stack((close, clear)).log(), torch.tensor([0.45, 0.4])
+    first = {
+        kind: int(rank_positions(logits, confidence, kind).argmax())
+        for kind in ("low_confidence", "top_k_margin", "neg_entropy")
+    }
+    assert first == {"low_confidence": 0, "top_k_margin": 1, "neg_entropy": 0}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 10**6))
+def test_adaptive_quotas_finish_in_time_whatever_the_threshold_commits(num_open: int, steps: int, seed: int) -> None:
+    extra = torch.randint(0, 4, (steps,), generator=torch.Generator().manual_seed(seed)).tolist()
+    taken, left = 0, num_open
+    while left:
+        quota = remaining_quota(left, steps - taken)
+        assert quota >= 1
+        left, taken = max(0, left - quota - extra[taken]), taken + 1
+    assert taken <= min(num_open, steps)
+
+
+def test_adaptive_quotas_spread_what_is_left() -> None:
+    """Eight open, four steps: two each; after a step that commits five, one each."""
+    assert [remaining_quota(n, left) for n, left in ((8, 4), (6, 3), (4, 2), (2, 1))] == [2, 2, 2, 2]
+    assert [remaining_quota(n, left) for n, left in ((3, 3), (2, 2), (1, 1))] == [1, 1, 1]

@@ -66,7 +66,7 @@ def test_unset_arguments_take_the_presets_of_the_checkpoint(model: LladaUni) -> 
     assert model.generate_image("a", seed=1).settings == {
         "height": 32, "width": 32, "block_length": 16, "steps_per_block": 4, "guidance_scale": 2.0,
         "guidance_rescale": 0.7, "commit_order": "confidence", "time_shift": 1.0, "decoder_guidance": 1.0,
-        "confidence_threshold": 0.95, "temperature": 0.0, "decoder": "turbo", "num_steps": 3,
+        "confidence_threshold": 0.95, "temperature": 0.0, "decoder": "turbo", "num_steps": 3, "sprint": None,
     }  # fmt: skip
     settings = model.generate_image("a", seed=1, decoder="normal", steps_per_block=2, width=48, height=32).settings
     assert settings["num_steps"] == 6

@@ -8,12 +8,13 @@ the next block, in one call over [finished block | active block] under the block
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from llada_uni.backbone.cache import KeyValueCache
+from llada_uni.backbone.held import HeldPrefix, best_probability
 from llada_uni.backbone.model import Backbone
 from llada_uni.backbone.packing import Part, PrefixView, pack, side_by_side
 from llada_uni.protocols import BranchKey, BranchStep, Prefix, StepBatch
@@ -78,7 +79,7 @@ class CachedDenoiser:
         self._backbone = backbone
         self._device = backbone.lm_head.weight.device
         self._separate = self._device.type == "cpu" if separate_shapes is None else separate_shapes
-        self._entries: dict[BranchKey, _Entry] = {}
+        self._entries: dict[BranchKey, HeldPrefix] = {}
         self._views: dict[tuple[BranchKey, ...], PrefixView] = {}
 
     @torch.inference_mode()
@@ -121,15 +122,28 @@ class CachedDenoiser:
 
     def key_norms(self, key: BranchKey) -> Tensor:
         """Mean over heads of the length of the cached keys, float32 [layers, T]."""
-        return self._entries[key].kv[0].float().norm(dim=-1).mean(1)
+        return self._entries[key].key_norms
+
+    def confidence(self, key: BranchKey) -> Tensor:
+        """Probability of the likeliest id of the whole vocabulary at every position of a scored prefix, float32 [T].
+
+        It comes from the pass that computed the keys, which saw the final ids: a pass over the whole window would give
+        the same numbers.
+        """
+        found = self._entries[key].confidence
+        assert found is not None, "only a prefix that was announced as scored has confidences"
+        return found
+
+    def is_image(self, key: BranchKey) -> Tensor:
+        """Which positions hold picture codes, bool [T] on the CPU."""
+        entry, offset = self._entries[key], self._backbone.config.image_token_offset
+        first_code = self._backbone.config.vocab_size if offset is None else offset
+        return torch.cat((torch.zeros_like(entry.pad_ids, dtype=torch.bool), entry.ids >= first_code))
 
     @torch.inference_mode()
     def prune(self, key: BranchKey, keep: Tensor) -> None:
         """Attend only to the prefix positions ``keep`` int64 [layers, K] until the next block is committed."""
-        entry = self._entries[key]
-        _, _, heads, _, width = entry.kv.shape
-        index = keep.to(self._device)[None, :, None, :, None].expand(2, -1, heads, -1, width)
-        self._entries[key] = replace(entry, pruned=entry.kv.gather(3, index))
+        self._entries[key] = self._entries[key].thinned(keep)
         self._views.clear()
 
     @property
@@ -137,26 +151,23 @@ class CachedDenoiser:
         """Memory held by cached keys and values of all branches."""
         return sum(entry.kv.numel() * entry.kv.element_size() for entry in self._entries.values())
 
-    def _entry(self, prefix: Prefix) -> _Entry:
-        """What is held of this prefix already, cut at a block boundary."""
+    def _entry(self, prefix: Prefix) -> HeldPrefix:
+        """What is held of this prefix already."""
         old = self._entries.get(prefix.key)
-        if old is None or (old.shift, old.block_length) != (prefix.shift, prefix.block_length):
-            config = self._backbone.config
-            shape = (2, config.num_hidden_layers, config.num_key_value_heads, 0, config.head_dim)
-            blank = torch.empty(shape, dtype=self._backbone.lm_head.weight.dtype, device=self._device)
-            return _Entry(ids=prefix.ids[:0], kv=blank, shift=prefix.shift, block_length=prefix.block_length)
-        shared = min(int(old.ids.shape[0]), int(prefix.ids.shape[0]))
-        differ = (old.ids[:shared] != prefix.ids[:shared]).nonzero()
-        if differ.numel():
-            first = int(differ[0])
-            shared = max(0, first - (first + prefix.shift) % prefix.block_length)
-        return replace(old, ids=old.ids[:shared], kv=old.kv[:, :, :, :shared], pruned=None)
+        if old is None or not old.serves(prefix):
+            return HeldPrefix.nothing(prefix, self._backbone)
+        return old.beginning(prefix)
 
     def _extend(self, branches: Sequence[BranchStep]) -> int:
-        work = [b for b in branches if b.pending_ids.numel()]
+        work = [b for b in branches if self._num_new(b)]
         for group in self._groups(work):
             self._run([work[i] for i in group])
         return int(bool(work))
+
+    def _num_new(self, branch: BranchStep) -> int:
+        """Positions of this step that join the prefix: pending ids, and padding not computed yet."""
+        entry = self._entries[branch.key]
+        return int(branch.pending_ids.shape[0]) + (entry.num_pads if entry.lacks_pads else 0)
 
     def _groups(self, branches: Sequence[BranchStep]) -> list[list[int]]:
         """Indices of the branches that share a call."""
@@ -179,8 +190,8 @@ class CachedDenoiser:
         hidden, new = self._backbone.hidden(
             packed.ids, packed.positions, packed.allowed(view), view.cache, return_kv=True
         )
-        if any(b.pending_ids.numel() for b in branches):
-            self._append(branches, new)
+        if any(self._num_new(b) for b in branches):
+            self._append(branches, hidden, new)
         longest = max(int(b.active_ids.shape[0]) for b in branches)
         return hidden[:, hidden.shape[1] - longest :]
 
@@ -188,17 +199,25 @@ class CachedDenoiser:
         entry = self._entries[branch.key]
         assert entry.ids.shape[0] == branch.start, "a step must begin where the prefix ends"
         ids = torch.cat((branch.pending_ids, branch.active_ids)) if branch.pending_ids.numel() else branch.active_ids
-        return Part(ids=ids, start=branch.start, shift=entry.shift, block_length=entry.block_length)
+        hidden = entry.num_pads if entry.lacks_pads else 0
+        return Part(
+            ids=torch.cat((entry.pad_ids, ids)) if hidden else ids,
+            start=branch.start - hidden,
+            shift=entry.shift,
+            block_length=entry.block_length,
+            hidden=hidden,
+        )
 
-    def _append(self, branches: Sequence[BranchStep], new: KeyValueCache) -> None:
+    def _append(self, branches: Sequence[BranchStep], hidden: Tensor, new: KeyValueCache) -> None:
         fresh = torch.stack((torch.stack(new.keys), torch.stack(new.values)))
         for row, b in enumerate(branches):
-            if not b.pending_ids.numel():
+            count, entry = self._num_new(b), self._entries[b.key]
+            if not count:
                 continue
-            entry = self._entries[b.key]
             end = fresh.shape[4] - b.active_ids.shape[0]
-            kv = torch.cat((entry.kv, fresh[:, :, row, :, end - b.pending_ids.shape[0] : end]), dim=3)
-            self._entries[b.key] = replace(entry, ids=torch.cat((entry.ids, b.pending_ids)), kv=kv)
+            here = slice(end - count, end)
+            sure = None if entry.confidence is None else best_probability(self._backbone, hidden[row, here])
+            self._entries[b.key] = entry.extended(b.pending_ids, fresh[:, :, row, :, here], sure)
         self._views.clear()
 
     def _unprune(self, branches: Sequence[BranchStep]) -> None:
@@ -213,18 +232,3 @@ class CachedDenoiser:
         if keys not in self._views:
             self._views[keys] = side_by_side([self._entries[key].visible for key in keys])
         return self._views[keys]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Entry:
-    """One branch's prefix: its ids, keys and values [2, layers, kv heads, T, head dim], and a pruned copy in use."""
-
-    ids: Tensor
-    kv: Tensor
-    shift: int
-    block_length: int
-    pruned: Tensor | None = None
-
-    @property
-    def visible(self) -> Tensor:
-        return self.kv if self.pruned is None else self.pruned

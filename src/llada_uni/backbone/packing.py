@@ -25,12 +25,17 @@ class PrefixView:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
-    """New ids [S] of one branch from position ``start`` on, and its block grid."""
+    """New ids [S] of one branch from position ``start`` on, and its block grid.
+
+    The first ``hidden`` ids are seen by nothing, not even by themselves, and stand at position 0; their ``start`` is
+    negative, for the block grid counts them.
+    """
 
     ids: Tensor
     start: int
     shift: int
     block_length: int
+    hidden: int = 0
 
     @property
     def length(self) -> int:
@@ -45,12 +50,16 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Packed:
-    """Parts padded on the left to [R, S]. ``valid`` None = no padding, ``blocks`` None = one block each."""
+    """Parts padded on the left to [R, S]. ``valid`` None = no padding, ``blocks`` None = one block each.
+
+    ``hidden`` [R, S]: hidden ids of a part, None = there are none; for others they are padding.
+    """
 
     ids: Tensor
     positions: Tensor
     blocks: Tensor | None
     valid: Tensor | None
+    hidden: Tensor | None = None
 
     def allowed(self, view: PrefixView | None) -> Tensor | None:
         """Visibility bool [R, 1, S, C + S], or None when everything sees everything. Padding sees itself."""
@@ -62,7 +71,8 @@ class Packed:
         if self.blocks is not None:
             new = block_causal_allowed(self.blocks, self.blocks)
         if self.valid is not None:
-            new = new & self.valid[:, None, :] | torch.eye(size, dtype=torch.bool, device=self.ids.device)
+            itself = torch.eye(size, dtype=torch.bool, device=self.ids.device)
+            new = new & self.valid[:, None, :] | (itself if self.hidden is None else itself & ~self.hidden[:, :, None])
         if view is None or view.length == 0:
             return new.unsqueeze(1)
         old = new.new_ones(rows, view.length) if ragged is None else ragged
@@ -72,9 +82,13 @@ class Packed:
 def pack(parts: Sequence[Part], device: torch.device) -> Packed:
     """Parts of any lengths in one batch, aligned to the right."""
     size = max(p.length for p in parts)
-    starts = torch.tensor([[p.start] for p in parts])
+    starts = torch.tensor([[p.start + p.hidden] for p in parts])
     positions = torch.tensor([[p.start + p.length - size] for p in parts]) + torch.arange(size)
-    valid = None if all(p.length == size for p in parts) else positions >= starts
+    some_hidden = any(p.hidden for p in parts)
+    valid = positions >= starts if some_hidden or any(p.length < size for p in parts) else None
+    hidden = None
+    if some_hidden:
+        hidden = (positions >= starts - torch.tensor([[p.hidden] for p in parts])) & (positions < starts)
     blocks = None
     if any(p.spans_blocks for p in parts):
         shifts, block_lengths = torch.tensor([[[p.shift] for p in parts], [[p.block_length] for p in parts]])
@@ -84,6 +98,7 @@ def pack(parts: Sequence[Part], device: torch.device) -> Packed:
         positions=positions.clamp_min(0).to(device),
         blocks=None if blocks is None else blocks.to(device),
         valid=None if valid is None else valid.to(device),
+        hidden=None if hidden is None else hidden.to(device),
     )
 
 

@@ -38,6 +38,8 @@ def generate(
     temperature: opt.Temperature = None,
     num_steps: opt.NumSteps = None,
     decoder: opt.Decoder = None,
+    sprint: opt.Sprint = None,
+    keep_ratio: opt.KeepRatio = None,
 ) -> None:
     """Make a picture from words; the seed that was used is always printed."""
     words = read_words(prompt)
@@ -59,6 +61,8 @@ def generate(
         temperature=temperature,
         num_steps=num_steps,
         decoder=decoder,
+        sprint=sprint,
+        keep_ratio=keep_ratio,
     )
     (result,) = follow(events)
     write_picture(result, output, path, stem=words, as_json=as_json)

@@ -15,6 +15,7 @@ __all__ = [
     "Dtype",
     "GuidanceScale",
     "Json",
+    "KeepRatio",
     "MaxNewTokens",
     "Model",
     "NumSteps",
@@ -22,6 +23,7 @@ __all__ = [
     "Revision",
     "Seed",
     "Size",
+    "Sprint",
     "StepsPerBlock",
     "Temperature",
     "parse_optional_size",
@@ -94,6 +96,14 @@ Decoder = Annotated[
 MaxNewTokens = Annotated[
     int | None,
     typer.Option("--max-new-tokens", metavar="N", help="Longest answer in tokens.", rich_help_panel=SAMPLING),
+]
+Sprint = Annotated[
+    str | None,
+    typer.Option("--sprint", metavar="NAME", help="Preset: paper, readme or released.", rich_help_panel=SAMPLING),
+]
+KeepRatio = Annotated[
+    float | None,
+    typer.Option("--keep-ratio", metavar="R", help="Share of earlier positions kept.", rich_help_panel=SAMPLING),
 ]
 
 

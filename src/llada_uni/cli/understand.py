@@ -35,6 +35,8 @@ def understand(
     confidence_threshold: opt.ConfidenceThreshold = None,
     temperature: opt.Temperature = None,
     max_new_tokens: opt.MaxNewTokens = None,
+    sprint: opt.Sprint = None,
+    keep_ratio: opt.KeepRatio = None,
 ) -> None:
     """Answer a question about one picture, or about several read together."""
     images, question = _split(inputs)
@@ -52,6 +54,8 @@ def understand(
         confidence_threshold=confidence_threshold,
         temperature=temperature or 0.0,
         max_new_tokens=max_new_tokens,
+        sprint=sprint,
+        keep_ratio=keep_ratio,
     )
     (result,) = follow(events)
     if path is not None:

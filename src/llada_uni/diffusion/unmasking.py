@@ -6,18 +6,27 @@ Everything here acts on whole batches of blocks without reading a value back to 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 __all__ = [
+    "RANKINGS",
+    "Ranking",
     "choose_tokens",
     "commit_positions",
     "even_quotas",
     "filter_logits",
+    "neg_entropy",
+    "rank_positions",
     "remaining_quota",
     "steps_needed",
+    "top_k_margin",
 ]
+
+Ranking = Literal["low_confidence", "top_k_margin", "neg_entropy"]
+RANKINGS: tuple[Ranking, ...] = ("low_confidence", "top_k_margin", "neg_entropy")
 
 
 def even_quotas(block_length: int, steps_per_block: int) -> tuple[int, ...]:
@@ -35,6 +44,8 @@ def even_quotas(block_length: int, steps_per_block: int) -> tuple[int, ...]:
 
 def remaining_quota(num_open: int, steps_left: int) -> int:
     """ceil(num_open / steps_left): the quota that finishes in time whatever was committed before.
+
+    From ``num_open`` positions and S steps on, a block takes at most ``min(num_open, S)`` steps with it.
 
     Source: LLaDA2.0-Uni paper §2.3 (SPRINT).
     """
@@ -85,6 +96,33 @@ def choose_tokens(logits: Tensor, uniform: Tensor | None) -> tuple[Tensor, Tenso
     chosen = torch.searchsorted(cumulative, target[..., None], right=True).squeeze(-1)
     chosen = chosen.clamp_max(logits.shape[-1] - 1)
     return chosen, (logits.gather(-1, chosen[..., None]).squeeze(-1) - log_total).exp()
+
+
+def top_k_margin(logits: Tensor) -> Tensor:
+    """Probability of the most likely index minus that of the second, [...] of logits [..., V]; 1 where V is 1."""
+    best = logits.topk(min(2, logits.shape[-1]), dim=-1).values
+    probs = (best - logits.logsumexp(-1, keepdim=True)).exp()
+    return probs[..., 0] - probs[..., 1:].sum(-1)
+
+
+def neg_entropy(logits: Tensor) -> Tensor:
+    """1 - H / ln V of logits [..., V]: 0 for a uniform distribution, 1 for a certain one."""
+    probs = logits.softmax(-1)
+    return 1 + torch.xlogy(probs, probs).sum(-1) / math.log(max(logits.shape[-1], 2))
+
+
+def rank_positions(logits: Tensor, confidence: Tensor, ranking: Ranking) -> Tensor:
+    """How early each position should be committed, [...] of logits [..., V]; higher goes first.
+
+    "low_confidence": the ``confidence`` [...] itself, the probability of the chosen id (named after the positions that
+    wait). "top_k_margin": :func:`top_k_margin`. "neg_entropy": :func:`neg_entropy`. Whichever ranks the positions, the
+    threshold is one on the confidence.
+
+    Source: released ``get_transfer_index_bd_adaptive``.
+    """
+    if ranking == "low_confidence":
+        return confidence
+    return top_k_margin(logits) if ranking == "top_k_margin" else neg_entropy(logits)
 
 
 def commit_positions(

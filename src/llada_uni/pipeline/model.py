@@ -13,6 +13,7 @@ from typing import Any, Unpack, overload
 
 import torch
 
+from llada_uni.diffusion.sprint import Sprint
 from llada_uni.errors import ConfigError
 from llada_uni.grid import Geometry, TokenGrid
 from llada_uni.image_tokenizer.images import ImageSource, for_understanding, load_image, resize_to_cover_and_crop
@@ -117,7 +118,8 @@ class LladaUni:
         """Make a picture from words; a list of prompts gives a list of pictures, made as one batch.
 
         Keyword arguments and errors are those of :meth:`stream_image`: ``height``, ``width``, ``seed``,
-        ``steps_per_block``, ``guidance_scale``, ``confidence_threshold``, ``temperature``, ``num_steps``, ``decoder``.
+        ``steps_per_block``, ``guidance_scale``, ``confidence_threshold``, ``temperature``, ``num_steps``, ``decoder``,
+        ``sprint``, ``keep_ratio``.
         """
         _, many = as_list(prompt)
         results = _results(self.stream_image(prompt, granularity="block", **options), ImageDone)
@@ -136,6 +138,8 @@ class LladaUni:
         temperature: float | None = None,
         num_steps: int | None = None,
         decoder: str | None = None,
+        sprint: str | Sprint | None = None,
+        keep_ratio: float | None = None,
         granularity: Granularity = "step",
     ) -> Iterator[Event | ImageDone]:
         """Make pictures and yield the samplers' events on the way, ``ImageDone`` last for each.
@@ -150,6 +154,8 @@ class LladaUni:
             temperature: of the tokens; 0 takes the most likely ones, None the checkpoint's preset.
             num_steps: velocity evaluations of the decoder.
             decoder: ``"normal"`` or ``"turbo"``.
+            sprint: a preset (``"paper"``, ``"readme"``, ``"released"``) or a :class:`Sprint`; None is the exact path.
+            keep_ratio: share of earlier positions that later steps of a block see, in place of SPRINT's own ratios.
             granularity: ``"block"`` leaves out the events of single steps.
 
         Raises:
@@ -165,6 +171,8 @@ class LladaUni:
             "temperature": temperature,
             "num_steps": num_steps,
             "decoder": decoder,
+            "sprint": sprint,
+            "keep_ratio": keep_ratio,
         }
         settings = image_settings(self.networks.package.presets, self.geometry.output_px(grid), given)
         self.networks.require_decoder(settings.decoder)
@@ -294,7 +302,7 @@ class LladaUni:
         """Answer a question about a picture, or about several; a list of questions gives a list of answers.
 
         Arguments and errors are those of :meth:`stream_answer`: ``seed``, ``steps_per_block``,
-        ``confidence_threshold``, ``temperature``, ``max_new_tokens``.
+        ``confidence_threshold``, ``temperature``, ``max_new_tokens``, ``sprint``, ``keep_ratio``.
         """
         _, many = as_list(question)
         results = _results(self.stream_answer(image, question, granularity="block", **options), AnswerDone)
@@ -310,6 +318,8 @@ class LladaUni:
         confidence_threshold: float | None = None,
         temperature: float = 0.0,
         max_new_tokens: int | None = None,
+        sprint: str | Sprint | None = None,
+        keep_ratio: float | None = None,
         granularity: Granularity = "step",
     ) -> Iterator[Event | AnswerDone]:
         """Answer questions and yield the sampler's events on the way, ``AnswerDone`` last for each.
@@ -319,7 +329,8 @@ class LladaUni:
                 for a list of questions a list with such an entry for each of them.
             question: what to ask; a list gives a batch.
             max_new_tokens: longest answer; the preset gives way to what the context still holds.
-            seed, steps_per_block, confidence_threshold, temperature, granularity: as in :meth:`stream_image`.
+            seed, steps_per_block, confidence_threshold, temperature, sprint, keep_ratio, granularity: as in
+                :meth:`stream_image`.
 
         Raises:
             PromptError: a question is empty or not text, or has no picture. BudgetError: it is too long.
@@ -331,6 +342,8 @@ class LladaUni:
             "confidence_threshold": confidence_threshold,
             "temperature": temperature,
             "max_new_tokens": max_new_tokens,
+            "sprint": sprint,
+            "keep_ratio": keep_ratio,
         }
         settings = answer_settings(self.networks.package.presets, given)
         seeds = resolve_seeds(seed, len(questions))

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypedDict
 
+from llada_uni.diffusion.sprint import Sprint
+from llada_uni.errors import ConfigError
 from llada_uni.grid import Geometry, TokenGrid
 from llada_uni.pipeline.checks import check_choice, check_number
 from llada_uni.protocols import Sampling
 from llada_uni.sampling.flow_sampler import RELEASED_NORMAL, RELEASED_TURBO, FlowSettings
-from llada_uni.weights.catalog import Presets
+from llada_uni.weights.catalog import Presets, SprintPreset, sprint_preset
 
 __all__ = [
     "DECODERS",
@@ -24,6 +26,7 @@ __all__ = [
     "decode_settings",
     "image_settings",
     "output_grid",
+    "resolve_sprint",
 ]
 
 DECODERS = ("normal", "turbo")
@@ -42,6 +45,8 @@ class ImageOptions(TypedDict, total=False):
     temperature: float | None
     num_steps: int | None
     decoder: str | None
+    sprint: str | Sprint | None
+    keep_ratio: float | None
 
 
 class DecodeOptions(TypedDict, total=False):
@@ -60,6 +65,8 @@ class AnswerOptions(TypedDict, total=False):
     confidence_threshold: float | None
     temperature: float
     max_new_tokens: int | None
+    sprint: str | Sprint | None
+    keep_ratio: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +105,7 @@ class ImageSettings(DecodeSettings):
     commit_order: Literal["confidence", "random"]
     confidence_threshold: float
     temperature: float
+    sprint: Sprint | None = None
 
     def sampling(self) -> Sampling:
         """What the block sampler is told."""
@@ -113,6 +121,7 @@ class AnswerSettings:
     confidence_threshold: float
     temperature: float
     max_new_tokens: int
+    sprint: Sprint | None = None
 
     def sampling(self) -> Sampling:
         """What the block sampler is told."""
@@ -139,7 +148,7 @@ def image_settings(presets: Presets, size: tuple[int, int], given: dict[str, Any
         guidance_rescale=presets.guidance_rescale,
         commit_order=presets.image_order,
         **decoding.as_dict(),
-        **_token_settings(presets, given, presets.steps_per_block),
+        **_token_settings(presets, given, presets.steps_per_block, "picture"),
     )
 
 
@@ -152,7 +161,7 @@ def answer_settings(presets: Presets, given: dict[str, Any]) -> AnswerSettings:
     longest = _or(given, "max_new_tokens", presets.max_new_tokens)
     return AnswerSettings(
         max_new_tokens=check_number(longest, name="max_new_tokens", low=1, whole=True),
-        **_token_settings(presets, given, presets.text_steps_per_block),
+        **_token_settings(presets, given, presets.text_steps_per_block, "text"),
     )
 
 
@@ -190,15 +199,44 @@ def output_grid(geometry: Geometry, height: int | None, width: int | None) -> To
     return geometry.grid_from_output_px(height, width)
 
 
-def _token_settings(presets: Presets, given: dict[str, Any], steps_per_block: int) -> dict[str, Any]:
+def resolve_sprint(sprint: Any, keep_ratio: Any, task: Literal["picture", "text"]) -> SprintPreset | None:
+    """What ``sprint`` (a preset's name or a :class:`Sprint`) and ``keep_ratio`` ask for; both None = the exact path.
+
+    ``keep_ratio`` takes the place of all ratios; alone it thins out the prefix and leaves everything else as it is.
+
+    Raises:
+        ConfigError: an unknown preset, something else, or a ratio out of range.
+    """
+    if keep_ratio is not None:
+        check_number(keep_ratio, name="keep_ratio", low=0, high=1, above=True)
+    if sprint is None:
+        return None if keep_ratio is None else SprintPreset(sprint=Sprint(keep_ratio=keep_ratio))
+    if not isinstance(sprint, (str, Sprint)):
+        raise ConfigError(f"sprint: expected the name of a preset or a Sprint, got {type(sprint).__name__}")
+    preset = SprintPreset(sprint=sprint) if isinstance(sprint, Sprint) else sprint_preset(sprint, task)
+    if keep_ratio is None:
+        return preset
+    rules = replace(preset.sprint, keep_ratio=keep_ratio, image_keep_ratio=None, text_keep_ratio=None)
+    return replace(preset, sprint=rules)
+
+
+def _token_settings(
+    presets: Presets, given: dict[str, Any], steps_per_block: int, task: Literal["picture", "text"] = "picture"
+) -> dict[str, Any]:
+    fast = resolve_sprint(given.get("sprint"), given.get("keep_ratio"), task)
+    threshold = presets.confidence_threshold
+    if fast is not None:
+        steps_per_block = steps_per_block if fast.steps_per_block is None else fast.steps_per_block
+        threshold = threshold if fast.confidence_threshold is None else fast.confidence_threshold
     steps = _or(given, "steps_per_block", steps_per_block)
-    threshold = _or(given, "confidence_threshold", presets.confidence_threshold)
+    threshold = _or(given, "confidence_threshold", threshold)
     temperature = check_number(given["temperature"], name="temperature", low=0)
     return {
         "block_length": presets.block_length,
         "steps_per_block": check_number(steps, name="steps_per_block", low=1, whole=True),
         "confidence_threshold": float(check_number(threshold, name="confidence_threshold", low=0, high=1)),
         "temperature": float(temperature),
+        "sprint": None if fast is None else fast.sprint,
     }
 
 
@@ -208,6 +246,7 @@ def _sampling(settings: ImageSettings | AnswerSettings) -> Sampling:
         steps_per_block=settings.steps_per_block,
         confidence_threshold=settings.confidence_threshold,
         temperature=settings.temperature,
+        sprint=settings.sprint,
     )
 
 

@@ -2,6 +2,7 @@
 
 ``plan`` and ``advance`` are pure; everything with state is behind the denoiser. Between two steps rows may be added
 (:func:`start`, then :func:`prefill`) or dropped, whatever the others are doing: no row's result depends on another's.
+Whoever drives them instead of :func:`generate` calls ``sampling.sprint.thin`` before every step.
 
 Source: released ``generate_bd`` and ``generate_bd_image``; LLaDA2.0-Uni paper §2.3.
 """
@@ -32,6 +33,7 @@ from llada_uni.sampling.choose import choose_ids
 from llada_uni.sampling.rows import Row, branch_steps, floats, integers, max_calls, open_row, prefixes
 from llada_uni.sampling.seeds import stream
 from llada_uni.sampling.settle import settle
+from llada_uni.sampling.sprint import check_denoiser, thin
 
 __all__ = ["Granularity", "advance", "generate", "plan", "prefill", "start"]
 
@@ -45,6 +47,7 @@ def generate(requests: Sequence[Request], denoiser: Denoiser, *, granularity: Gr
     Yields ``Started`` for every row, then events as they happen, ``Finished`` last for each row. No request's result
     depends on the others. Closing the iterator early releases what the denoiser holds.
     """
+    check_denoiser(requests, denoiser)
     rows, events = start(requests)
     keys = [key for row in rows for key in row.keys]
     try:
@@ -52,6 +55,7 @@ def generate(requests: Sequence[Request], denoiser: Denoiser, *, granularity: Gr
         rows = prefill(rows, denoiser)
         while rows:
             began = time.perf_counter()
+            thin(rows, denoiser)
             logits = denoiser.step(plan(rows))
             elapsed = time.perf_counter() - began
             rows, events = advance(rows, logits, elapsed=elapsed, granularity=granularity)
@@ -90,7 +94,7 @@ def prefill(rows: Sequence[Row], denoiser: Denoiser) -> list[Row]:
     return [
         replace(
             row,
-            num_calls=row.num_calls + (calls if any(prefix.ids.numel() for prefix in group) else 0),
+            num_calls=row.num_calls + (calls if any(not prefix.is_empty for prefix in group) else 0),
             timings=replace(row.timings, prefill_s=row.timings.prefill_s + elapsed),
         )
         for row, group in zip(rows, wanted, strict=True)
@@ -150,13 +154,13 @@ def _choose_alike(rows: Sequence[Row], logits: Tensor, offset: int) -> tuple[Ten
     request, device = rows[0].request, logits.device
     sampling = request.sampling
     draws = torch.stack([_draws(row) for row in rows]).to(device) if sampling.temperature > 0 else None
-    chosen, confidence = choose_ids(logits[:, :, -sampling.block_length :], offset, request, draws)
+    chosen, confidence, rank = choose_ids(logits[:, :, -sampling.block_length :], offset, request, draws)
     open_mask = torch.stack([row.open_mask() for row in rows]).to(device)
-    quota = torch.tensor([row.quotas[row.step] for row in rows], device=device)
+    quota = torch.tensor([row.quota for row in rows], device=device)
     threshold = torch.full((len(rows),), sampling.confidence_threshold, device=device)
-    random_order = sampling.commit_order == "random"
-    priority = torch.stack([_priority(row) for row in rows]).to(device) if random_order else None
-    commit = commit_positions(confidence, open_mask, quota, threshold, priority)
+    if rank is None and sampling.commit_order == "random":
+        rank = torch.stack([_priority(row) for row in rows]).to(device)
+    commit = commit_positions(confidence, open_mask, quota, threshold, rank)
     chosen, confidence, commit = chosen.cpu(), confidence.cpu(), commit.cpu()
     if not bool(confidence[commit].isfinite().all()):
         raise CheckpointError("the backbone computed non-finite numbers; expected finite logits: check the weights")

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from llada_uni.diffusion.guidance import editing, rescale_factor, simple
-from llada_uni.diffusion.unmasking import choose_tokens, filter_logits
+from llada_uni.diffusion.unmasking import choose_tokens, filter_logits, rank_positions
 from llada_uni.protocols import Guidance, IdSet, Request
 
-__all__ = ["allowed_logits", "choose_ids"]
+__all__ = ["Choice", "allowed_logits", "choose_ids"]
 
 
-def choose_ids(logits: Tensor, offset: int, rules: Request, draws: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Ids int64 and confidences [B, L] of B rows that share the rules of one request.
+class Choice(NamedTuple):
+    """Chosen ids int64, their probabilities, and how early each position should be committed, all [B, L].
+
+    ``rank`` is None where the sampler's ``commit_order`` decides that.
+    """
+
+    ids: Tensor
+    confidence: Tensor
+    rank: Tensor | None
+
+
+def choose_ids(logits: Tensor, offset: int, rules: Request, draws: Tensor | None) -> Choice:
+    """One id per position of B rows that share the rules of one request.
 
     ``logits`` [B, branches, L, V'] are those of the ids from ``offset`` on; ``draws`` [B, L] are uniform numbers,
     needed when the temperature is positive. Source: released ``generate_bd_image``: guidance, rescaling, then the
@@ -26,7 +38,9 @@ def choose_ids(logits: Tensor, offset: int, rules: Request, draws: Tensor | None
     if sampling.temperature > 0:
         scores = filter_logits(scores, sampling.temperature, sampling.top_k, sampling.top_p)
     chosen, confidence = choose_tokens(scores, draws if sampling.temperature > 0 else None)
-    return chosen + rules.allowed.start, confidence
+    ranking = rules.sprint.ranking if rules.sprint else None
+    rank = None if ranking is None else rank_positions(scores, confidence, ranking)
+    return Choice(chosen + rules.allowed.start, confidence, rank)
 
 
 def allowed_logits(logits: Tensor, offset: int, rules: Request) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llada_uni.diffusion.unmasking import even_quotas, steps_needed
+from llada_uni.diffusion.unmasking import even_quotas, remaining_quota, steps_needed
 from llada_uni.errors import ConfigError
 from llada_uni.protocols import BranchKey, BranchStep, Prefix, Request, Timings
 
@@ -54,8 +54,21 @@ class Row:
 
     @property
     def quotas(self) -> tuple[int, ...]:
-        """Least number of positions to commit, by step."""
+        """Least number of positions to commit, by step, where the shares are even."""
         return even_quotas(self._length, self.request.sampling.steps_per_block)
+
+    @property
+    def quota(self) -> int:
+        """Least number of positions to commit in the next step."""
+        if self.adaptive:
+            return remaining_quota(int(self.open_mask().sum()), len(self.quotas) - self.step)
+        return self.quotas[self.step]
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether quotas follow from what is still open instead of being even shares."""
+        rules = self.request.sprint
+        return rules is not None and rules.schedule == "adaptive"
 
     def span(self, block: int) -> tuple[int, int]:
         """Output positions [start, end) of an own block; block 0 is shorter when prompt ids lie in it too."""
@@ -96,8 +109,12 @@ def open_row(request: Request, number: int) -> Row:
 
 def max_calls(row: Row) -> int:
     """Upper bound on the backbone calls of a fresh row: the steps, and one prefill if a prompt fills a block."""
-    steps = sum(steps_needed(row.quotas, _num_open(row, block)) for block in range(row.num_blocks))
-    return steps + (steps > 0 and any(p.ids.numel() > 0 for p in prefixes(row)))
+    steps = sum(_most_steps(row, _num_open(row, block)) for block in range(row.num_blocks))
+    return steps + (steps > 0 and any(not p.is_empty for p in prefixes(row)))
+
+
+def _most_steps(row: Row, num_open: int) -> int:
+    return min(num_open, len(row.quotas)) if row.adaptive else steps_needed(row.quotas, num_open)
 
 
 def _num_open(row: Row, block: int) -> int:
@@ -110,11 +127,27 @@ def _num_open(row: Row, block: int) -> int:
 
 def prefixes(row: Row) -> list[Prefix]:
     """Whole prompt blocks of every branch of a fresh row."""
-    length = row.request.sampling.block_length
+    rules = row.request.sprint
     return [
-        Prefix(key=key, ids=prompt[: _branch_start(row, prompt, 0)], shift=_shift(row, prompt), block_length=length)
+        Prefix(
+            key=key,
+            ids=prompt[: _branch_start(row, prompt, 0)],
+            shift=_shift(row, prompt),
+            block_length=row.request.sampling.block_length,
+            scored=rules is not None and rules.needs_confidence,
+            pad_ids=_pad_ids(row, prompt),
+        )
         for key, prompt in zip(row.keys, row.prompts, strict=True)
     ]
+
+
+def _pad_ids(row: Row, prompt: Tensor) -> Tensor:
+    """Masks that the released code puts into the whole blocks before a shorter branch; otherwise none."""
+    rules, length = row.request.sprint, row.request.sampling.block_length
+    count = 0
+    if rules is not None and rules.variant == "released":
+        count = max(0, min(_shift(row, prompt), row.prompt_length // length * length))
+    return torch.full((count,), row.request.mask_id, dtype=torch.int64)
 
 
 def branch_steps(row: Row) -> list[BranchStep]:
