@@ -38,6 +38,10 @@ def generate(
     temperature: opt.Temperature = None,
     num_steps: opt.NumSteps = None,
     decoder: opt.Decoder = None,
+    thinking: opt.Thinking = False,
+    thinking_tokens: opt.ThinkingTokens = None,
+    thinking_temperature: opt.ThinkingTemperature = None,
+    thinking_top_p: opt.ThinkingTopP = None,
 ) -> None:
     """Make a picture from words; the seed that was used is always printed."""
     words = read_words(prompt)
@@ -59,6 +63,10 @@ def generate(
         temperature=temperature,
         num_steps=num_steps,
         decoder=decoder,
+        thinking=thinking,
+        thinking_tokens=thinking_tokens,
+        thinking_temperature=thinking_temperature,
+        thinking_top_p=thinking_top_p,
     )
     (result,) = follow(events)
     write_picture(result, output, path, stem=words, as_json=as_json)
@@ -86,7 +94,9 @@ def check_picture_path(name: str | None, *, as_json: bool) -> Path | None:
 
 
 def write_picture(result: ImageResult, name: str | None, path: Path | None, *, stem: str, as_json: bool) -> None:
-    """Write a picture where the command line asked, and say where, with its seed."""
+    """Write a picture where the command line asked, and say where, with its seed; a plan goes to standard error."""
+    if result.thinking is not None and not as_json:
+        out.note(f"plan: {result.thinking}")
     if name == out.STANDARD:
         out.write_stdout(result.png_bytes())
         out.note(f"seed {result.seed}")
