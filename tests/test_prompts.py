@@ -131,6 +131,12 @@ def test_a_picture_alone_is_a_turn() -> None:
     assert show(rows.cond) == f"{READ}{BLOCK}{ANSWER}"
 
 
+def test_an_assistant_may_have_had_nothing_to_say() -> None:
+    turns = [Message(role="user", text="x"), Message(role="assistant"), Message(role="user", text="y")]
+    rows = prompts.conversation(VOCAB, TOKENIZER, turns)
+    assert show(rows.cond) == f"{READ}x{ANSWER}<role>HUMAN</role>y{ANSWER}"
+
+
 @pytest.mark.parametrize(
     "messages",
     [

@@ -26,7 +26,18 @@ if TYPE_CHECKING:
         SizeError,
     )
     from llada_uni.grid import Geometry, TokenGrid
-    from llada_uni.pipeline import EncodedImage, ImageResult, LladaUni, TextResult
+    from llada_uni.pipeline import (
+        AskTask,
+        ChatTask,
+        Conversation,
+        EditTask,
+        EncodedImage,
+        GenerateTask,
+        ImageResult,
+        LladaUni,
+        TextResult,
+        Turn,
+    )
     from llada_uni.weights.load import (
         load_backbone,
         load_decoder,
@@ -40,10 +51,15 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "AskTask",
     "BudgetError",
+    "ChatTask",
     "CheckpointError",
     "ConfigError",
+    "Conversation",
+    "EditTask",
     "EncodedImage",
+    "GenerateTask",
     "Geometry",
     "ImageError",
     "ImageResult",
@@ -56,6 +72,7 @@ __all__ = [
     "Sprint",
     "TextResult",
     "TokenGrid",
+    "Turn",
     "__version__",
     "load_backbone",
     "load_decoder",
@@ -70,6 +87,7 @@ _ROOM = {
     **dict.fromkeys([name for name in __all__ if name.endswith("Error")], "llada_uni.errors"),
     "Sprint": "llada_uni.diffusion.sprint",
     **dict.fromkeys(["Geometry", "TokenGrid"], "llada_uni.grid"),
+    **dict.fromkeys(["AskTask", "ChatTask", "Conversation", "EditTask", "GenerateTask", "Turn"], "llada_uni.pipeline"),
     **dict.fromkeys(["EncodedImage", "ImageResult", "LladaUni", "TextResult"], "llada_uni.pipeline"),
     **dict.fromkeys([name for name in __all__ if name.startswith("load_")], "llada_uni.weights.load"),
 }

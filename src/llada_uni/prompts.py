@@ -206,7 +206,8 @@ def conversation(
     """Several turns, with or without pictures; the assistant's next turn follows.
 
     A system message at the start replaces the default system text (its words are user text: no control id comes out of
-    it). Turns follow each other without separators. One user turn gives the same ids as :func:`understand`.
+    it). Turns follow each other without separators; pictures may stand without words, and so may an assistant that had
+    nothing to say. One user turn gives the same ids as :func:`understand`.
 
     Raises:
         PromptError: no user turn at the end, a system message elsewhere, an empty turn, or more than ``max_tokens``.
@@ -323,7 +324,7 @@ def _tag(tokenizer: TextTokenizer, role: str) -> tuple[int, ...]:
 
 def _turn(vocab: Vocab, tokenizer: TextTokenizer, message: Message) -> tuple[int, ...]:
     pictures = _blocks(vocab, message.images)
-    if pictures and message.text == "":
+    if message.text == "" and (pictures or message.role == "assistant"):
         return pictures
     return (*pictures, *_user(tokenizer, message.text))
 

@@ -15,8 +15,8 @@ import pytest
 from documents import ROOT, Block, all_blocks, command_lines, documents, inline_flags, links
 from llada_uni.cli.main import _with_default_command, build_command
 from llada_uni.config import override
-from llada_uni.pipeline import EncodedImage, ImageResult, LladaUni, TextResult
-from llada_uni.pipeline.settings import AnswerOptions, DecodeOptions, ImageOptions
+from llada_uni.pipeline import Conversation, EncodedImage, ImageResult, LladaUni, TextResult
+from llada_uni.pipeline.settings import AnswerOptions, ChatOptions, DecodeOptions, EditOptions, ImageOptions
 from llada_uni.training.run import _parser, resolve_recipe
 
 NANO = ROOT / "src" / "llada_uni" / "nano"
@@ -24,8 +24,13 @@ MADE_WITH_NANO = {"docs/nano.md", "docs/assets/gallery.png"}
 # The documentation's names for what these classes' methods return.
 VARIABLES = {
     "model": LladaUni, "result": ImageResult, "results": list, "answer": TextResult, "encoded": EncodedImage,
+    "talk": Conversation,
 }  # fmt: skip
-OPTIONS = {"generate_image": ImageOptions, "decode_image": DecodeOptions, "understand_image": AnswerOptions}
+OPTIONS = {
+    "generate_image": ImageOptions, "generate": ImageOptions, "decode_image": DecodeOptions,
+    "understand_image": AnswerOptions, "ask": AnswerOptions, "edit_image": EditOptions, "stream_edit": EditOptions,
+    "edit": EditOptions, "chat": ChatOptions, "stream_chat": ChatOptions, "say": ChatOptions,
+}  # fmt: skip
 
 SHELL = [(block, line) for block in all_blocks("bash", "sh", "console") for line in command_lines(block)]
 PYTHON = all_blocks("python", "py")

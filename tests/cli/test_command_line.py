@@ -20,7 +20,7 @@ from llada_uni.cli.progress import follow
 from llada_uni.testing.checkpoint import write_tiny_checkpoint
 
 COMMON = {"--model", "--output", "--seed", "--json", "--device", "--dtype"}
-COMMANDS = {"generate", "understand", "encode", "decode", "models", "doctor", "train", "eval"}
+COMMANDS = {"generate", "edit", "understand", "chat", "encode", "decode", "models", "doctor", "train", "eval"}
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,8 @@ def test_common_options_are_spelt_the_same_everywhere() -> None:
     commands = build_command().commands
     assert set(commands) == COMMANDS
     for name, wanted in {
-        "generate": COMMON | {"--size"}, "understand": COMMON, "encode": COMMON - {"--seed"} | {"--size"},
+        "generate": COMMON | {"--size"}, "edit": COMMON | {"--size"}, "chat": COMMON,
+        "understand": COMMON, "encode": COMMON - {"--seed"} | {"--size"},
         "decode": COMMON, "doctor": COMMON - {"--seed"}, "models": {"--json"},
     }.items():  # fmt: skip
         assert wanted <= {option for parameter in commands[name].params for option in parameter.opts}, name

@@ -40,6 +40,10 @@ def generate(
     decoder: opt.Decoder = None,
     sprint: opt.Sprint = None,
     keep_ratio: opt.KeepRatio = None,
+    thinking: opt.Thinking = False,
+    thinking_tokens: opt.ThinkingTokens = None,
+    thinking_temperature: opt.ThinkingTemperature = None,
+    thinking_top_p: opt.ThinkingTopP = None,
 ) -> None:
     """Make a picture from words; the seed that was used is always printed."""
     words = read_words(prompt)
@@ -63,6 +67,10 @@ def generate(
         decoder=decoder,
         sprint=sprint,
         keep_ratio=keep_ratio,
+        thinking=thinking,
+        thinking_tokens=thinking_tokens,
+        thinking_temperature=thinking_temperature,
+        thinking_top_p=thinking_top_p,
     )
     (result,) = follow(events)
     write_picture(result, output, path, stem=words, as_json=as_json)
@@ -90,7 +98,9 @@ def check_picture_path(name: str | None, *, as_json: bool) -> Path | None:
 
 
 def write_picture(result: ImageResult, name: str | None, path: Path | None, *, stem: str, as_json: bool) -> None:
-    """Write a picture where the command line asked, and say where, with its seed."""
+    """Write a picture where the command line asked, and say where, with its seed; a plan goes to standard error."""
+    if result.thinking is not None and not as_json:
+        out.note(f"plan: {result.thinking}")
     if name == out.STANDARD:
         out.write_stdout(result.png_bytes())
         out.note(f"seed {result.seed}")

@@ -10,10 +10,13 @@ from llada_uni.grid import parse_size
 
 __all__ = [
     "ConfidenceThreshold",
+    "Crop",
     "Decoder",
     "Device",
     "Dtype",
+    "GuidanceImage",
     "GuidanceScale",
+    "GuidanceText",
     "Json",
     "KeepRatio",
     "MaxNewTokens",
@@ -25,7 +28,12 @@ __all__ = [
     "Size",
     "Sprint",
     "StepsPerBlock",
+    "System",
     "Temperature",
+    "Thinking",
+    "ThinkingTemperature",
+    "ThinkingTokens",
+    "ThinkingTopP",
     "parse_optional_size",
 ]
 
@@ -76,6 +84,32 @@ StepsPerBlock = Annotated[
 GuidanceScale = Annotated[
     float | None,
     typer.Option("--guidance-scale", metavar="W", help="Guidance; 1 is off.", rich_help_panel=SAMPLING),
+]
+GuidanceText = Annotated[
+    float | None,
+    typer.Option("--guidance-text", metavar="W", help="Of the instruction; 1 is off.", rich_help_panel=SAMPLING),
+]
+GuidanceImage = Annotated[
+    float | None,
+    typer.Option("--guidance-image", metavar="W", help="Of the pictures; 0 is off.", rich_help_panel=SAMPLING),
+]
+Crop = Annotated[
+    str,
+    typer.Option("--crop", metavar="cover|released", help="Scale a picture before cutting, or not."),
+]
+System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system text of your own.")]
+Thinking = Annotated[bool, typer.Option("--thinking", help="Write a plan in words first.")]
+ThinkingTokens = Annotated[
+    int | None,
+    typer.Option("--thinking-tokens", metavar="N", help="Longest plan in tokens.", rich_help_panel=SAMPLING),
+]
+ThinkingTemperature = Annotated[
+    float | None,
+    typer.Option("--thinking-temperature", metavar="T", help="Of the plan's words.", rich_help_panel=SAMPLING),
+]
+ThinkingTopP = Annotated[
+    float | None,
+    typer.Option("--thinking-top-p", metavar="P", help="Likeliest words of the plan.", rich_help_panel=SAMPLING),
 ]
 ConfidenceThreshold = Annotated[
     float | None,

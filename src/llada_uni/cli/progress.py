@@ -44,12 +44,17 @@ def _bar(*, quiet: bool) -> Iterator[Any]:
 
 
 class _Tracker:
-    """Two tasks: tokens (blocks finished) and pixels (velocity evaluations); created when first heard of."""
+    """Two tasks: tokens (blocks finished) and pixels (velocity evaluations); created when first heard of.
+
+    Blocks that a row announced and did not need leave the total when it finishes; a row may start again (a plan, then
+    its picture).
+    """
 
     def __init__(self, progress: Any) -> None:
         self._progress = progress
         self._tasks: dict[str, Any] = {}
         self._announced: dict[int, int] = {}
+        self._total = 0
 
     def __call__(self, event: Any) -> None:
         handler = getattr(self, f"_on_{type(event).__name__.lower()}", None)
@@ -58,15 +63,17 @@ class _Tracker:
 
     def _on_started(self, event: Any) -> None:
         self._announced[event.row] = event.num_blocks
-        self._progress.update(self._task("tokens"), total=sum(self._announced.values()))
+        self._expect(event.num_blocks)
 
     def _on_blockdone(self, event: Any) -> None:
         self._progress.advance(self._task("tokens"))
 
     def _on_finished(self, event: Any) -> None:
-        task = self._task("tokens")
-        if event.row == max(self._announced, default=0):
-            self._progress.update(task, completed=sum(self._announced.values()))
+        self._expect(event.usage.num_blocks - self._announced[event.row])
+
+    def _expect(self, more: int) -> None:
+        self._total += more
+        self._progress.update(self._task("tokens"), total=self._total)
 
     def _on_flowstep(self, event: Any) -> None:
         self._progress.update(self._task("pixels"), total=event.num_steps, completed=event.index + 1)

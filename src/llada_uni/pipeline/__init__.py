@@ -1,23 +1,39 @@
-"""The main path: words to a picture, a picture and a question to words.
+"""The main path: words to a picture, a picture and a question to words, a picture and an instruction to a picture.
 
-The results load at once; the model, which needs torch, when it is first used.
+Tasks and results load at once; the model, which needs torch, when it is first used.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from llada_uni.pipeline.results import AnswerDone, EncodedImage, ImageDone, ImageResult, TextResult
+from llada_uni.pipeline.tasks import AskTask, ChatTask, EditTask, GenerateTask, Turn
 
 if TYPE_CHECKING:
+    from llada_uni.pipeline.conversation import Conversation
     from llada_uni.pipeline.model import LladaUni
 
-__all__ = ["AnswerDone", "EncodedImage", "ImageDone", "ImageResult", "LladaUni", "TextResult"]
+__all__ = [
+    "AnswerDone",
+    "AskTask",
+    "ChatTask",
+    "Conversation",
+    "EditTask",
+    "EncodedImage",
+    "GenerateTask",
+    "ImageDone",
+    "ImageResult",
+    "LladaUni",
+    "TextResult",
+    "Turn",
+]
+
+_LATER = {"LladaUni": "llada_uni.pipeline.model", "Conversation": "llada_uni.pipeline.conversation"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "LladaUni":
-        from llada_uni.pipeline.model import LladaUni
-
-        return LladaUni
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from llada_uni.errors import ConfigError, PromptError
 
-__all__ = ["as_items", "as_list", "check_choice", "check_number", "check_text", "paired", "resolve_seeds"]
+__all__ = ["as_items", "as_list", "check_choice", "check_flag", "check_number", "check_text", "paired", "resolve_seeds"]
 
 MAX_SEED = 2**63 - 1
 
@@ -32,19 +32,19 @@ def as_items(value: Any, name: str) -> list[Any]:
     return items
 
 
-def paired(images: Any, questions: Any) -> list[list[Any]]:
-    """The pictures of every question: one picture or a list for a single question, a list of such for a list.
+def paired(images: Any, texts: Any, name: str = "question") -> list[list[Any]]:
+    """The pictures of every text: one picture or a list for a single text, a list of such for a list; ``name`` it.
 
     Raises:
-        PromptError: the lists differ in length, or a question has no picture.
+        PromptError: the lists differ in length, or a text has no picture.
     """
-    asked, many = as_list(questions)
+    asked, many = as_list(texts)
     if many and (not isinstance(images, (list, tuple)) or len(images) != len(asked)):
         got = len(images) if isinstance(images, (list, tuple)) else "one that is not a list"
-        raise PromptError(f"images: expected a list of {len(asked)}, one entry per question, got {got}")
+        raise PromptError(f"images: expected a list of {len(asked)}, one entry per {name}, got {got}")
     groups = [as_list(group)[0] for group in (images if many else [images])]
     if not all(groups):
-        raise PromptError("images: expected at least one picture per question, got none")
+        raise PromptError(f"images: expected at least one picture per {name}, got none")
     return groups
 
 
@@ -89,6 +89,17 @@ def check_choice(value: Any, *, name: str, choices: Sequence[str]) -> str:
     """
     if value not in choices:
         raise ConfigError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+    return value
+
+
+def check_flag(value: Any, *, name: str) -> bool:
+    """``value`` if it is True or False.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}: expected True or False, got {value!r}")
     return value
 
 

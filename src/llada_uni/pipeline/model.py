@@ -1,44 +1,46 @@
-"""The public class, and its two main paths: words to a picture, a picture and a question to words.
+"""The public class: what a checkpoint can be asked to do.
 
-``_stream_images`` is the main path, one line per station: token grid -> prompt ids -> block sampler -> codes ->
-semantic features -> flow sampler -> VAE -> picture. Understanding takes the same stations from the other side.
+A method turns its arguments into tasks (``tasks``), tasks become jobs (``scripts``), and ``perform``, the main path
+from words to a picture and back, carries any mixture of jobs out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import torch
 
 from llada_uni.diffusion.sprint import Sprint
-from llada_uni.errors import ConfigError
-from llada_uni.grid import Geometry, TokenGrid
+from llada_uni.grid import Geometry
 from llada_uni.image_tokenizer.images import ImageSource, for_understanding, load_image, resize_to_cover_and_crop
-from llada_uni.pipeline.checks import as_items, as_list, check_text, paired, resolve_seeds
+from llada_uni.pipeline.checks import as_items, as_list, paired, resolve_seeds
 from llada_uni.pipeline.clock import Clock
+from llada_uni.pipeline.conversation import Conversation
 from llada_uni.pipeline.networks import Networks
-from llada_uni.pipeline.requests import answer_request, answer_room, image_request, question_ids
+from llada_uni.pipeline.perform import perform
 from llada_uni.pipeline.results import AnswerDone, EncodedImage, ImageDone, ImageResult, TextResult
+from llada_uni.pipeline.scripts import job
 from llada_uni.pipeline.settings import (
     AnswerOptions,
-    AnswerSettings,
+    ChatOptions,
     DecodeOptions,
+    EditOptions,
     ImageOptions,
-    ImageSettings,
-    answer_settings,
     decode_settings,
-    image_settings,
     output_grid,
 )
-from llada_uni.pipeline.stations import draw, encode, prepare, returned, write
-from llada_uni.protocols import Event, Request
+from llada_uni.pipeline.stations import Drawing, check_codes, draw_all, encode, returned
+from llada_uni.pipeline.tasks import AskTask, ChatTask, EditTask, GenerateTask, Task, Turn
+from llada_uni.protocols import Event
 from llada_uni.sampling.block_sampler import Granularity
 from llada_uni.weights.catalog import resolve
 from llada_uni.weights.load import resolve_device, resolve_dtype
 from llada_uni.weights.save import Components, save_checkpoint
+
+if TYPE_CHECKING:
+    from llada_uni.pipeline.tasks import Picture
 
 __all__ = ["LladaUni"]
 
@@ -119,11 +121,10 @@ class LladaUni:
 
         Keyword arguments and errors are those of :meth:`stream_image`: ``height``, ``width``, ``seed``,
         ``steps_per_block``, ``guidance_scale``, ``confidence_threshold``, ``temperature``, ``num_steps``, ``decoder``,
-        ``sprint``, ``keep_ratio``.
+        ``sprint``, ``keep_ratio``, ``thinking``, ``thinking_tokens``, ``thinking_temperature``, ``thinking_top_p``.
         """
-        _, many = as_list(prompt)
-        results = _results(self.stream_image(prompt, granularity="block", **options), ImageDone)
-        return results if many else results[0]
+        results = _results(self.stream_image(prompt, granularity="block", **options))
+        return results if as_list(prompt)[1] else results[0]
 
     def stream_image(
         self,
@@ -140,8 +141,12 @@ class LladaUni:
         decoder: str | None = None,
         sprint: str | Sprint | None = None,
         keep_ratio: float | None = None,
+        thinking: bool = False,
+        thinking_tokens: int | None = None,
+        thinking_temperature: float | None = None,
+        thinking_top_p: float | None = None,
         granularity: Granularity = "step",
-    ) -> Iterator[Event | ImageDone]:
+    ) -> Iterator[Event | ImageDone | AnswerDone]:
         """Make pictures and yield the samplers' events on the way, ``ImageDone`` last for each.
 
         Args:
@@ -156,15 +161,19 @@ class LladaUni:
             decoder: ``"normal"`` or ``"turbo"``.
             sprint: a preset (``"paper"``, ``"readme"``, ``"released"``) or a :class:`Sprint`; None is the exact path.
             keep_ratio: share of earlier positions that later steps of a block see, in place of SPRINT's own ratios.
+            thinking: write a plan in words first; its events come first, and the result carries it. Without a requested
+                size the picture takes the grid that the plan announces, where the checkpoint can draw it.
+            thinking_tokens: longest plan; the preset gives way to what the context still holds.
+            thinking_temperature, thinking_top_p: how the plan's words are chosen; None is 0 and no limit.
             granularity: ``"block"`` leaves out the events of single steps.
 
         Raises:
             PromptError: a prompt is empty or not text. BudgetError: it is too long.
             SizeError: no such size. ConfigError: another argument is out of range. All before anything is computed.
         """
-        texts = [check_text(text, name="prompt") for text in as_items(prompt, "prompt")]
-        grid = output_grid(self.geometry, height, width)
-        given = {
+        options: dict[str, Any] = {
+            "height": height,
+            "width": width,
             "steps_per_block": steps_per_block,
             "guidance_scale": guidance_scale,
             "confidence_threshold": confidence_threshold,
@@ -173,43 +182,61 @@ class LladaUni:
             "decoder": decoder,
             "sprint": sprint,
             "keep_ratio": keep_ratio,
+            "thinking": thinking,
+            "thinking_tokens": thinking_tokens,
+            "thinking_temperature": thinking_temperature,
+            "thinking_top_p": thinking_top_p,
         }
-        settings = image_settings(self.networks.package.presets, self.geometry.output_px(grid), given)
-        self.networks.require_decoder(settings.decoder)
+        texts = as_items(prompt, "prompt")
         seeds = resolve_seeds(seed, len(texts))
-        requests = [
-            image_request(self.networks, text, one, grid, settings) for text, one in zip(texts, seeds, strict=True)
-        ]
-        return self._stream_images(texts, requests, grid, settings, granularity)
+        tasks = [GenerateTask(prompt=text, seed=one, **options) for text, one in zip(texts, seeds, strict=True)]
+        return self.stream(tasks, granularity=granularity)
 
-    def _stream_images(
+    # Pictures and an instruction to a picture
+
+    @overload
+    def edit_image(
+        self, image: Picture | Sequence[Picture], instruction: str, **options: Unpack[EditOptions]
+    ) -> ImageResult: ...
+    @overload
+    def edit_image(
+        self, image: Sequence[Any], instruction: Sequence[str], **options: Unpack[EditOptions]
+    ) -> list[ImageResult]: ...
+    def edit_image(
+        self, image: Any, instruction: str | Sequence[str], **options: Unpack[EditOptions]
+    ) -> ImageResult | list[ImageResult]:
+        """Change a picture, or make one out of several references, as an instruction says.
+
+        Args:
+            image: one picture or a list of references; for a list of instructions a list with such an entry for each.
+            instruction: what to change; a list gives a batch.
+            options: the other fields of :class:`~llada_uni.pipeline.tasks.EditTask`: ``height``, ``width``, ``seed``,
+                ``steps_per_block``, ``guidance_text``, ``guidance_image``, ``confidence_threshold``, ``temperature``,
+                ``num_steps``, ``decoder``, ``sprint``, ``keep_ratio``, ``crop``.
+
+        Raises:
+            PromptError: an instruction is empty or not text, or has no picture. BudgetError: it is too long.
+            ImageError: a picture is unreadable, too large or too elongated. SizeError: no such size.
+            ConfigError: another argument is out of range.
+        """
+        results = _results(self.stream_edit(image, instruction, granularity="block", **options))
+        return results if as_list(instruction)[1] else results[0]
+
+    def stream_edit(
         self,
-        texts: list[str],
-        requests: list[Request],
-        grid: TokenGrid,
-        settings: ImageSettings,
-        granularity: Granularity,
-    ) -> Iterator[Event | ImageDone]:
-        clock = Clock(self.networks)
-        finished = yield from write(self.networks, requests, granularity)
-        codes = torch.tensor([self.networks.vocab.to_codes(row.output_ids) for row in finished])
-        clock.lap("tokens")
-        seeds = [request.seed for request in requests]
-        images = yield from draw(self.networks, codes, grid, seeds, settings, at_once=self.pictures_at_once)
-        clock.lap("pixels")
-        for row, image in enumerate(images):
-            result = ImageResult(
-                image=image,
-                codes=tuple(codes[row].tolist()),
-                grid=grid,
-                prompt=texts[row],
-                seed=requests[row].seed,
-                model=self.name,
-                settings=settings.as_dict(),
-                timings=clock.timings(),
-                usage=asdict(finished[row].usage),
-            )
-            yield ImageDone(row=row, result=result)
+        image: Any,
+        instruction: str | Sequence[str],
+        *,
+        granularity: Granularity = "step",
+        **options: Unpack[EditOptions],
+    ) -> Iterator[Event | ImageDone | AnswerDone]:
+        """:meth:`edit_image` as events, ``ImageDone`` last for each; errors are raised before anything is computed."""
+        texts = as_items(instruction, "instruction")
+        groups, given = paired(image, instruction, "instruction"), {**options}
+        seeds = resolve_seeds(given.pop("seed", None), len(texts))
+        rows = zip(groups, texts, seeds, strict=True)
+        tasks = [EditTask(image=one, instruction=text, seed=own, **given) for one, text, own in rows]  # type: ignore[arg-type]
+        return self.stream(tasks, granularity=granularity)
 
     # Codes to a picture and back
 
@@ -233,29 +260,15 @@ class LladaUni:
         settings = decode_settings(presets, options.get("decoder"), options.get("num_steps"))
         self.networks.require_decoder(settings.decoder)
         for item in items:
-            self._check_codes(item)
+            check_codes(self.networks, item)
         clock = Clock(self.networks)
-        images: dict[int, Any] = {}
-        for grid in dict.fromkeys(item.grid for item in items):
-            rows = [row for row, item in enumerate(items) if item.grid == grid]
-            codes = torch.tensor([items[row].codes for row in rows])
-            own = [seeds[row] for row in rows]
-            drawn = returned(draw(self.networks, codes, grid, own, settings, at_once=self.pictures_at_once))
-            images |= zip(rows, drawn, strict=True)
-        clock.lap("pixels")
-        results = [
-            ImageResult(
-                image=images[row],
-                codes=item.codes,
-                grid=item.grid,
-                prompt=None,
-                seed=seeds[row],
-                model=self.name,
-                settings=settings.as_dict(),
-                timings=clock.timings(),
-            )
+        drawings = {
+            row: Drawing(codes=item.codes, grid=item.grid, seed=seeds[row], settings=settings)
             for row, item in enumerate(items)
-        ]
+        }
+        images = returned(draw_all(self.networks, drawings, at_once=self.pictures_at_once))
+        clock.lap("pixels")
+        results = [one.result(images[row], self.name, clock.timings()) for row, one in drawings.items()]
         return results if many else results[0]
 
     @overload
@@ -302,11 +315,10 @@ class LladaUni:
         """Answer a question about a picture, or about several; a list of questions gives a list of answers.
 
         Arguments and errors are those of :meth:`stream_answer`: ``seed``, ``steps_per_block``,
-        ``confidence_threshold``, ``temperature``, ``max_new_tokens``, ``sprint``, ``keep_ratio``.
+        ``confidence_threshold``, ``temperature``, ``max_new_tokens``, ``sprint``, ``keep_ratio``, ``raw``, ``system``.
         """
-        _, many = as_list(question)
-        results = _results(self.stream_answer(image, question, granularity="block", **options), AnswerDone)
-        return results if many else results[0]
+        results = _results(self.stream_answer(image, question, granularity="block", **options))
+        return results if as_list(question)[1] else results[0]
 
     def stream_answer(
         self,
@@ -320,8 +332,10 @@ class LladaUni:
         max_new_tokens: int | None = None,
         sprint: str | Sprint | None = None,
         keep_ratio: float | None = None,
+        raw: bool = False,
+        system: str | None = None,
         granularity: Granularity = "step",
-    ) -> Iterator[Event | AnswerDone]:
+    ) -> Iterator[Event | ImageDone | AnswerDone]:
         """Answer questions and yield the sampler's events on the way, ``AnswerDone`` last for each.
 
         Args:
@@ -329,6 +343,8 @@ class LladaUni:
                 for a list of questions a list with such an entry for each of them.
             question: what to ask; a list gives a batch.
             max_new_tokens: longest answer; the preset gives way to what the context still holds.
+            raw: the prompt form of the first released model file: pictures and question without any role.
+            system: a system text of your own.
             seed, steps_per_block, confidence_threshold, temperature, sprint, keep_ratio, granularity: as in
                 :meth:`stream_image`.
 
@@ -336,58 +352,79 @@ class LladaUni:
             PromptError: a question is empty or not text, or has no picture. BudgetError: it is too long.
             ImageError: a picture is unreadable, too large or too elongated. ConfigError: an argument is out of range.
         """
-        questions = [check_text(text, name="question") for text in as_items(question, "question")]
-        given = {
+        options: dict[str, Any] = {
             "steps_per_block": steps_per_block,
             "confidence_threshold": confidence_threshold,
             "temperature": temperature,
             "max_new_tokens": max_new_tokens,
             "sprint": sprint,
             "keep_ratio": keep_ratio,
+            "raw": raw,
+            "system": system,
         }
-        settings = answer_settings(self.networks.package.presets, given)
-        seeds = resolve_seeds(seed, len(questions))
-        pictures = prepare(self.networks, paired(image, question))
-        return self._stream_answers(questions, pictures, seeds, settings, max_new_tokens, granularity)
+        texts = as_items(question, "question")
+        seeds = resolve_seeds(seed, len(texts))
+        rows = zip(paired(image, question), texts, seeds, strict=True)
+        tasks = [AskTask(image=one, question=text, seed=own, **options) for one, text, own in rows]
+        return self.stream(tasks, granularity=granularity)
 
-    def _stream_answers(
+    # Conversations
+
+    def chat(self, messages: Sequence[Turn | Mapping[str, Any]], **options: Unpack[ChatOptions]) -> TextResult:
+        """The assistant's next turn in a conversation, with pictures in any turn of it or none at all.
+
+        Args:
+            messages: the turns so far, the last one the user's; see :class:`~llada_uni.pipeline.tasks.ChatTask`. A
+                ``system`` turn at the start replaces the usual system text.
+            options: ``seed``, ``steps_per_block``, ``confidence_threshold``, ``temperature``, ``max_new_tokens``,
+                ``sprint``, ``keep_ratio``.
+
+        Raises:
+            PromptError: an unknown role, a second system turn or one with a picture, an empty turn, no user turn at the
+                end. BudgetError: the conversation is too long. ImageError: a picture is unreadable.
+            ConfigError: another argument is out of range.
+        """
+        (result,) = _results(self.stream_chat(messages, granularity="block", **options))
+        return result
+
+    def stream_chat(
         self,
-        questions: list[str],
-        pictures: list[list[Any]],
-        seeds: list[int],
-        settings: AnswerSettings,
-        max_new_tokens: int | None,
-        granularity: Granularity,
-    ) -> Iterator[Event | AnswerDone]:
-        clock = Clock(self.networks)
-        encoded = iter(encode(self.networks, [picture for group in pictures for picture in group]))
-        rows = [
-            question_ids(self.networks, question, [next(encoded) for _ in group])
-            for question, group in zip(questions, pictures, strict=True)
-        ]
-        clock.lap("encode")
-        rules = [answer_room(self.networks, len(row), settings, max_new_tokens) for row in rows]
-        requests = [answer_request(self.networks, *each) for each in zip(rows, seeds, rules, strict=True)]
-        finished = yield from write(self.networks, requests, granularity)
-        clock.lap("tokens")
-        for row, done in enumerate(finished):
-            result = TextResult(
-                text=self.networks.tokenizer.decode(done.output_ids).strip(),
-                question=questions[row],
-                seed=seeds[row],
-                model=self.name,
-                finish_reason=done.reason,
-                settings=rules[row].as_dict(),
-                timings=clock.timings(),
-                usage=asdict(done.usage),
-            )
-            yield AnswerDone(row=row, result=result)
+        messages: Sequence[Turn | Mapping[str, Any]],
+        *,
+        granularity: Granularity = "step",
+        **options: Unpack[ChatOptions],
+    ) -> Iterator[Event | ImageDone | AnswerDone]:
+        """:meth:`chat` as events, ``AnswerDone`` last; errors are raised before anything is computed."""
+        return self.stream([ChatTask(messages=messages, **options)], granularity=granularity)
 
-    def _check_codes(self, item: EncodedImage) -> None:
-        if not isinstance(item, EncodedImage):
-            raise ConfigError(f"decode_image: expected an EncodedImage, got {type(item).__name__}")
-        self.geometry.grid_from_output_px(*self.geometry.output_px(item.grid))
-        self.networks.vocab.block(item.grid, item.codes)
+    def conversation(self, system: str | None = None, *, seed: int | None = None) -> Conversation:
+        """A conversation that makes pictures, asks about them and edits them; ``system`` is its system text.
+
+        With a ``seed`` its n-th result (from 0) uses ``seed + n`` unless told otherwise.
+        """
+        return Conversation(self, system, seed=seed)
+
+    # Any mixture
+
+    def run(self, tasks: Sequence[Task]) -> list[Any]:
+        """Do tasks of any kinds as one batch; results in order, each the one that its task gives alone.
+
+        Their requests share the backbone's steps; pictures that follow a plan are written together after that.
+
+        Raises:
+            LladaUniError: a task cannot be done; nothing is computed then.
+        """
+        return _results(self.stream(tasks, granularity="block"))
+
+    def stream(
+        self, tasks: Sequence[Task], *, granularity: Granularity = "step"
+    ) -> Iterator[Event | ImageDone | AnswerDone]:
+        """:meth:`run` as events; ``row`` is the task's place in ``tasks``.
+
+        A row ends with ``AnswerDone`` or ``ImageDone``; one with a plan has two ``Started`` and two ``Finished``.
+        """
+        jobs = [job(self.networks, task) for task in as_items(tasks, "tasks")]
+        return perform(self.networks, jobs, granularity, at_once=self.pictures_at_once)
 
 
 def _automatic(device: str | torch.device | None) -> str | torch.device:
@@ -396,5 +433,7 @@ def _automatic(device: str | torch.device | None) -> str | torch.device:
     return device
 
 
-def _results(events: Iterator[Any], done: type) -> list[Any]:
-    return [event.result for event in events if isinstance(event, done)]
+def _results(events: Iterator[Any]) -> list[Any]:
+    """Results in the order of their rows."""
+    done = {event.row: event.result for event in events if isinstance(event, (ImageDone, AnswerDone))}
+    return [done[row] for row in sorted(done)]

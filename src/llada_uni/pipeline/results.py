@@ -29,7 +29,8 @@ class ImageResult:
 
     ``image`` is RGB; ``codes`` are the codebook indices in row-major order on ``grid``; ``settings`` are the values
     that were really used (presets filled in); ``timings`` are seconds by station; ``usage`` counts tokens and calls.
-    ``prompt`` is None for a picture decoded from given codes.
+    ``prompt`` is None for a picture decoded from given codes, and the instruction for an edit. ``thinking`` is the plan
+    that the model wrote first, None where it was not asked to.
     """
 
     image: Image
@@ -41,11 +42,21 @@ class ImageResult:
     settings: Mapping[str, Any]
     timings: Mapping[str, float]
     usage: Mapping[str, int] = field(default_factory=dict)
+    thinking: str | None = None
+
+    @property
+    def encoded(self) -> EncodedImage:
+        """The codes as a value that every task takes instead of a picture; nothing is encoded again."""
+        return EncodedImage(codes=self.codes, grid=self.grid, model=self.model)
 
     def metadata(self) -> dict[str, str]:
-        """Text entries of a saved PNG: ``prompt``, ``seed``, ``model``, ``settings`` (JSON) and ``software``."""
+        """Text entries of a saved PNG: ``prompt``, ``seed``, ``model``, ``settings`` (JSON) and ``software``.
+
+        With a plan also ``thinking``; without a prompt no ``prompt``.
+        """
+        words = {"prompt": self.prompt, "thinking": self.thinking}
         entries = {"seed": str(self.seed), "model": self.model, "settings": json.dumps(dict(self.settings))}
-        return ({} if self.prompt is None else {"prompt": self.prompt}) | entries | {"software": "llada-uni"}
+        return {k: v for k, v in words.items() if v is not None} | entries | {"software": "llada-uni"}
 
     def png_bytes(self) -> bytes:
         """The picture as a PNG file with :meth:`metadata` in it."""
@@ -67,6 +78,7 @@ class ImageResult:
         """Everything but the pixels, ready for JSON."""
         return {
             "prompt": self.prompt,
+            "thinking": self.thinking,
             "seed": self.seed,
             "model": self.model,
             "width": self.image.width,

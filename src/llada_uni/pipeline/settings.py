@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypedDict
@@ -10,25 +11,34 @@ from llada_uni.diffusion.sprint import Sprint
 from llada_uni.errors import ConfigError
 from llada_uni.grid import Geometry, TokenGrid
 from llada_uni.pipeline.checks import check_choice, check_number
-from llada_uni.protocols import Sampling
+from llada_uni.protocols import Guidance, Sampling
 from llada_uni.sampling.flow_sampler import RELEASED_NORMAL, RELEASED_TURBO, FlowSettings
 from llada_uni.weights.catalog import Presets, SprintPreset, sprint_preset
 
 __all__ = [
+    "CROPS",
     "DECODERS",
     "AnswerOptions",
     "AnswerSettings",
+    "ChatOptions",
     "DecodeOptions",
     "DecodeSettings",
+    "EditOptions",
+    "EditSettings",
     "ImageOptions",
     "ImageSettings",
+    "PictureSettings",
+    "ThinkingSettings",
     "answer_settings",
     "decode_settings",
+    "edit_settings",
     "image_settings",
     "output_grid",
     "resolve_sprint",
+    "thinking_settings",
 ]
 
+CROPS = ("cover", "released")
 DECODERS = ("normal", "turbo")
 _DEFAULT_SIDE_PX = 1024
 
@@ -47,6 +57,28 @@ class ImageOptions(TypedDict, total=False):
     decoder: str | None
     sprint: str | Sprint | None
     keep_ratio: float | None
+    thinking: bool
+    thinking_tokens: int | None
+    thinking_temperature: float | None
+    thinking_top_p: float | None
+
+
+class EditOptions(TypedDict, total=False):
+    """Keyword arguments of ``edit_image``; ``EditTask`` documents them."""
+
+    height: int | None
+    width: int | None
+    seed: int | Sequence[int] | None
+    steps_per_block: int | None
+    guidance_text: float | None
+    guidance_image: float | None
+    confidence_threshold: float | None
+    temperature: float | None
+    num_steps: int | None
+    decoder: str | None
+    sprint: str | Sprint | None
+    keep_ratio: float | None
+    crop: Literal["cover", "released"]
 
 
 class DecodeOptions(TypedDict, total=False):
@@ -61,6 +93,20 @@ class AnswerOptions(TypedDict, total=False):
     """Keyword arguments of ``understand_image``; ``stream_answer`` documents them."""
 
     seed: int | Sequence[int] | None
+    steps_per_block: int | None
+    confidence_threshold: float | None
+    temperature: float
+    max_new_tokens: int | None
+    sprint: str | Sprint | None
+    keep_ratio: float | None
+    raw: bool
+    system: str | None
+
+
+class ChatOptions(TypedDict, total=False):
+    """Keyword arguments of ``chat``; ``ChatTask`` documents them."""
+
+    seed: int | None
     steps_per_block: int | None
     confidence_threshold: float | None
     temperature: float
@@ -93,14 +139,13 @@ class DecodeSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSettings(DecodeSettings):
-    """Words to a picture."""
+class PictureSettings(DecodeSettings, ABC):
+    """A picture that is written, then drawn."""
 
     height: int
     width: int
     block_length: int
     steps_per_block: int
-    guidance_scale: float
     guidance_rescale: float
     commit_order: Literal["confidence", "random"]
     confidence_threshold: float
@@ -110,6 +155,61 @@ class ImageSettings(DecodeSettings):
     def sampling(self) -> Sampling:
         """What the block sampler is told."""
         return replace(_sampling(self), commit_order=self.commit_order)
+
+    @abstractmethod
+    def guidance(self) -> Guidance:
+        """How the branches of the request are combined."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings(PictureSettings):
+    """Words to a picture."""
+
+    guidance_scale: float
+
+    def guidance(self) -> Guidance:
+        """Words against no words."""
+        return Guidance(kind="simple", scale=self.guidance_scale, rescale=self.guidance_rescale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditSettings(PictureSettings):
+    """Pictures and an instruction to a picture."""
+
+    guidance_text: float
+    guidance_image: float
+    crop: Literal["cover", "released"]
+
+    def guidance(self) -> Guidance:
+        """Everything, against no instruction, against no picture."""
+        return Guidance(
+            kind="editing", text=self.guidance_text, image=self.guidance_image, rescale=self.guidance_rescale
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThinkingSettings:
+    """Words to the plan of a picture."""
+
+    block_length: int
+    steps_per_block: int
+    confidence_threshold: float
+    temperature: float
+    top_p: float | None
+    max_new_tokens: int
+    sprint: Sprint | None = None
+
+    def sampling(self) -> Sampling:
+        """What the block sampler is told."""
+        return replace(_sampling(self), top_p=self.top_p)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What stands beside the picture's settings, under the names of the arguments."""
+        return {
+            "thinking_tokens": self.max_new_tokens,
+            "thinking_temperature": self.temperature,
+            "thinking_top_p": self.top_p,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,17 +238,49 @@ def image_settings(presets: Presets, size: tuple[int, int], given: dict[str, Any
     Raises:
         ConfigError: a value out of range.
     """
-    guidance = check_number(_or(given, "guidance_scale", presets.guidance_scale), name="guidance_scale", low=0)
-    decoding = decode_settings(presets, given["decoder"], given["num_steps"])
-    given = given | {"temperature": _or(given, "temperature", presets.image_temperature)}
     return ImageSettings(
-        height=size[0],
-        width=size[1],
-        guidance_scale=float(guidance),
-        guidance_rescale=presets.guidance_rescale,
-        commit_order=presets.image_order,
-        **decoding.as_dict(),
-        **_token_settings(presets, given, presets.steps_per_block, "picture"),
+        guidance_scale=_weight(given, "guidance_scale", presets.guidance_scale),
+        **_picture_settings(presets, size, given, presets.steps_per_block),
+    )
+
+
+def edit_settings(presets: Presets, size: tuple[int, int], given: dict[str, Any]) -> EditSettings:
+    """Settings of an edit that gives a picture of ``size`` (height, width), like :func:`image_settings`.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+    return EditSettings(
+        guidance_text=_weight(given, "guidance_text", presets.guidance_text),
+        guidance_image=_weight(given, "guidance_image", presets.guidance_image),
+        crop=given["crop"],
+        **_picture_settings(presets, size, given, presets.edit_steps_per_block),
+    )
+
+
+def thinking_settings(presets: Presets, given: dict[str, Any]) -> ThinkingSettings:
+    """Settings of the plan before a picture: text presets, and the values whose names begin with ``thinking_``.
+
+    Source: released ``generate_image`` (mode "thinking"): 4096 tokens, greedy, no top-p.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+    top_p = given["thinking_top_p"]
+    if top_p is not None:
+        check_number(top_p, name="thinking_top_p", low=0, high=1, above=True)
+    check_number(_or(given, "thinking_temperature", 0.0), name="thinking_temperature", low=0)
+    longest = _or(given, "thinking_tokens", presets.thinking_tokens)
+    own = {
+        "steps_per_block": None,
+        "confidence_threshold": None,
+        "temperature": _or(given, "thinking_temperature", 0.0),
+    }
+    fast = {name: given[name] for name in ("sprint", "keep_ratio")}
+    return ThinkingSettings(
+        top_p=top_p,
+        max_new_tokens=check_number(longest, name="thinking_tokens", low=1, whole=True),
+        **_token_settings(presets, own | fast, presets.text_steps_per_block, "text"),
     )
 
 
@@ -220,8 +352,22 @@ def resolve_sprint(sprint: Any, keep_ratio: Any, task: Literal["picture", "text"
     return replace(preset, sprint=rules)
 
 
+def _picture_settings(
+    presets: Presets, size: tuple[int, int], given: dict[str, Any], steps_per_block: int
+) -> dict[str, Any]:
+    warmth = {"temperature": _or(given, "temperature", presets.image_temperature)}
+    return {
+        "height": size[0],
+        "width": size[1],
+        "guidance_rescale": presets.guidance_rescale,
+        "commit_order": presets.image_order,
+        **decode_settings(presets, given["decoder"], given["num_steps"]).as_dict(),
+        **_token_settings(presets, given | warmth, steps_per_block, "picture"),
+    }
+
+
 def _token_settings(
-    presets: Presets, given: dict[str, Any], steps_per_block: int, task: Literal["picture", "text"] = "picture"
+    presets: Presets, given: dict[str, Any], steps_per_block: int, task: Literal["picture", "text"]
 ) -> dict[str, Any]:
     fast = resolve_sprint(given.get("sprint"), given.get("keep_ratio"), task)
     threshold = presets.confidence_threshold
@@ -240,7 +386,7 @@ def _token_settings(
     }
 
 
-def _sampling(settings: ImageSettings | AnswerSettings) -> Sampling:
+def _sampling(settings: PictureSettings | AnswerSettings | ThinkingSettings) -> Sampling:
     return Sampling(
         block_length=settings.block_length,
         steps_per_block=settings.steps_per_block,
@@ -248,6 +394,10 @@ def _sampling(settings: ImageSettings | AnswerSettings) -> Sampling:
         temperature=settings.temperature,
         sprint=settings.sprint,
     )
+
+
+def _weight(given: dict[str, Any], name: str, preset: float) -> float:
+    return float(check_number(_or(given, name, preset), name=name, low=0))
 
 
 def _or(given: dict[str, Any], name: str, preset: Any) -> Any:
