@@ -19,6 +19,7 @@ from llada_uni.image_tokenizer.images import ImageSource, for_understanding, loa
 from llada_uni.pipeline.checks import as_items, as_list, check_text, paired, resolve_seeds
 from llada_uni.pipeline.clock import Clock
 from llada_uni.pipeline.networks import Networks
+from llada_uni.pipeline.region_methods import RegionMethods
 from llada_uni.pipeline.requests import answer_request, answer_room, image_request, question_ids
 from llada_uni.pipeline.results import AnswerDone, EncodedImage, ImageDone, ImageResult, TextResult
 from llada_uni.pipeline.settings import (
@@ -42,7 +43,7 @@ from llada_uni.weights.save import Components, save_checkpoint
 __all__ = ["LladaUni"]
 
 
-class LladaUni:
+class LladaUni(RegionMethods):
     """A checkpoint ready for use. Networks are loaded when a task first needs them and then kept.
 
     Keyword arguments left at None take the checkpoint's presets. A list as first argument gives a list of results,

@@ -16,7 +16,7 @@ from llada_uni.sampling.id_sets import image_ids, text_ids
 if TYPE_CHECKING:
     from llada_uni.pipeline.networks import Networks
 
-__all__ = ["answer_request", "answer_room", "image_request", "question_ids"]
+__all__ = ["answer_request", "answer_room", "check_budget", "image_request", "image_tail", "question_ids"]
 
 
 def image_request(networks: Networks, prompt: str, seed: int, grid: TokenGrid, settings: ImageSettings) -> Request:
@@ -28,7 +28,7 @@ def image_request(networks: Networks, prompt: str, seed: int, grid: TokenGrid, s
     vocab = networks.vocab
     rows = prompts.t2i(vocab, networks.tokenizer, prompt, grid)
     assert rows.uncond is not None
-    _check_budget(networks, len(rows.cond), grid.num_tokens, "the picture")
+    check_budget(networks, len(rows.cond), grid.num_tokens, "the picture")
     return Request(
         prompts=(rows.cond, rows.uncond),
         num_tokens=grid.num_tokens,
@@ -38,11 +38,11 @@ def image_request(networks: Networks, prompt: str, seed: int, grid: TokenGrid, s
         sampling=settings.sampling(),
         seed=seed,
         grid=grid,
-        given=_tail(networks, len(rows.cond), grid, settings.block_length),
+        given=image_tail(networks, len(rows.cond), grid, settings.block_length),
     )
 
 
-def _tail(networks: Networks, prompt_length: int, grid: TokenGrid, block_length: int) -> dict[int, int]:
+def image_tail(networks: Networks, prompt_length: int, grid: TokenGrid, block_length: int) -> dict[int, int]:
     """Ids at the output positions after the last code, for checkpoints trained on them: end of picture, end of text."""
     if not networks.package.presets.image_tail:
         return {}
@@ -80,11 +80,16 @@ def answer_room(networks: Networks, prompt_tokens: int, settings: AnswerSettings
     if wanted is None:
         room = max(1, networks.max_positions - prompt_tokens)
         settings = replace(settings, max_new_tokens=min(settings.max_new_tokens, room))
-    _check_budget(networks, prompt_tokens, settings.max_new_tokens, "the answer")
+    check_budget(networks, prompt_tokens, settings.max_new_tokens, "the answer")
     return settings
 
 
-def _check_budget(networks: Networks, prompt_tokens: int, new_tokens: int, what: str) -> None:
+def check_budget(networks: Networks, prompt_tokens: int, new_tokens: int, what: str) -> None:
+    """Refuse a prompt that leaves too little of the context for ``new_tokens``, described by ``what``.
+
+    Raises:
+        BudgetError: they exceed the context together.
+    """
     if prompt_tokens + new_tokens > networks.max_positions:
         raise BudgetError(
             f"the prompt has {prompt_tokens} tokens and {what} up to {new_tokens}, together at most "
