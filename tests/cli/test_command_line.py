@@ -20,7 +20,9 @@ from llada_uni.cli.progress import follow
 from llada_uni.testing.checkpoint import write_tiny_checkpoint
 
 COMMON = {"--model", "--output", "--seed", "--json", "--device", "--dtype"}
-COMMANDS = {"generate", "understand", "encode", "decode", "models", "doctor", "train", "eval"}
+COMMANDS = {
+    "generate", "understand", "inpaint", "outpaint", "vary", "encode", "decode", "models", "doctor", "train", "eval",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import typer
 
 from llada_uni.cli import options as opt
 from llada_uni.cli import output as out
+from llada_uni.cli.filming import check_film_path, follow_filmed
 from llada_uni.errors import PromptError
 
 if TYPE_CHECKING:
@@ -38,14 +39,14 @@ def generate(
     temperature: opt.Temperature = None,
     num_steps: opt.NumSteps = None,
     decoder: opt.Decoder = None,
+    film: opt.Film = None,
 ) -> None:
     """Make a picture from words; the seed that was used is always printed."""
     words = read_words(prompt)
-    path = check_picture_path(output, as_json=as_json)
+    path, film_path = check_picture_path(output, as_json=as_json), check_film_path(film)
     height, width = opt.parse_optional_size(size)
 
     from llada_uni.cli.loading import open_model
-    from llada_uni.cli.progress import follow
 
     pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
     events = pipeline.stream_image(
@@ -60,8 +61,9 @@ def generate(
         num_steps=num_steps,
         decoder=decoder,
     )
-    (result,) = follow(events)
+    result, write_film = follow_filmed(pipeline, events, film_path)
     write_picture(result, output, path, stem=words, as_json=as_json)
+    write_film()
 
 
 def read_words(words: list[str]) -> str:
