@@ -16,6 +16,7 @@ from documents import ROOT, Block, all_blocks, command_lines, documents, inline_
 from llada_uni.cli.main import _with_default_command, build_command
 from llada_uni.config import override
 from llada_uni.pipeline import EncodedImage, ImageResult, LladaUni, TextResult
+from llada_uni.pipeline.region_settings import InpaintOptions, OutpaintOptions, VaryOptions
 from llada_uni.pipeline.settings import AnswerOptions, DecodeOptions, ImageOptions
 from llada_uni.training.run import _parser, resolve_recipe
 
@@ -25,7 +26,11 @@ MADE_WITH_NANO = {"docs/nano.md", "docs/assets/gallery.png"}
 VARIABLES = {
     "model": LladaUni, "result": ImageResult, "results": list, "answer": TextResult, "encoded": EncodedImage,
 }  # fmt: skip
-OPTIONS = {"generate_image": ImageOptions, "decode_image": DecodeOptions, "understand_image": AnswerOptions}
+OPTIONS = {
+    "generate_image": ImageOptions, "decode_image": DecodeOptions, "understand_image": AnswerOptions,
+    "inpaint_image": InpaintOptions, "stream_inpaint": InpaintOptions, "outpaint_image": OutpaintOptions,
+    "vary_image": VaryOptions,
+}  # fmt: skip
 
 SHELL = [(block, line) for block in all_blocks("bash", "sh", "console") for line in command_lines(block)]
 PYTHON = all_blocks("python", "py")
@@ -82,7 +87,7 @@ def training_parser() -> argparse.ArgumentParser:
 @cache
 def known_flags() -> frozenset[str]:
     def of(command: Any) -> set[str]:
-        own = {flag for parameter in command.params for flag in parameter.opts}
+        own = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
         return own.union(*(of(inner) for inner in getattr(command, "commands", {}).values()))
 
     training = {flag for action in _parser()._actions for flag in action.option_strings}
