@@ -92,8 +92,12 @@ def fields(owner: type) -> Iterator[str]:
 
 
 def methods(owner: type) -> Iterator[str]:
-    """Public methods and properties that the class itself defines and describes."""
-    for name, value in vars(owner).items():
+    """Public methods and properties that the class and its own bases define and describe."""
+    bases = [base for base in owner.__mro__ if base.__module__.startswith("llada_uni")]
+    found = {name: value for base in reversed(bases) for name, value in vars(base).items()}
+    own_first = sorted(found, key=lambda name: name not in vars(owner))
+    for name in own_first:
+        value = found[name]
         if name.startswith("_"):
             continue
         if isinstance(value, property) and value.__doc__:
@@ -195,7 +199,7 @@ def options(found: Any) -> str:
     """A table of the options of a command."""
     rows = ["| option | meaning | default |", "|---|---|---|"]
     for item in found.params:
-        flags = ", ".join(item.opts)
+        flags = ", ".join((*item.opts, *item.secondary_opts))
         if not flags.startswith("-"):
             continue
         value = "" if item.is_flag else f" {item.metavar or item.name.upper()}"

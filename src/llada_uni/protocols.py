@@ -317,12 +317,16 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """A row begins: at most ``num_blocks`` blocks and ``max_calls`` backbone calls will follow."""
+    """A row begins: at most ``num_blocks`` blocks and ``max_calls`` backbone calls will follow.
+
+    ``given``: ids of output positions that are known from the start, as in :class:`Request`.
+    """
 
     row: int
     grid: TokenGrid | None
     num_blocks: int
     max_calls: int
+    given: Mapping[int, int] = field(default_factory=dict[int, int])
 
 
 @dataclass(frozen=True, kw_only=True)

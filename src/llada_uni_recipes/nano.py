@@ -188,6 +188,7 @@ def package() -> PackageJob:
     presets = Presets(
         decoder="turbo",
         block_length=32,
+        region_block_length=64,
         steps_per_block=32,
         text_steps_per_block=16,
         guidance_scale=3.0,

@@ -16,6 +16,7 @@ from documents import ROOT, Block, all_blocks, command_lines, documents, inline_
 from llada_uni.cli.main import _with_default_command, build_command
 from llada_uni.config import override
 from llada_uni.pipeline import Conversation, EncodedImage, ImageResult, LladaUni, TextResult
+from llada_uni.pipeline.region_settings import InpaintOptions, OutpaintOptions, VaryOptions
 from llada_uni.pipeline.settings import AnswerOptions, ChatOptions, DecodeOptions, EditOptions, ImageOptions
 from llada_uni.training.run import _parser, resolve_recipe
 
@@ -30,6 +31,8 @@ OPTIONS = {
     "generate_image": ImageOptions, "generate": ImageOptions, "decode_image": DecodeOptions,
     "understand_image": AnswerOptions, "ask": AnswerOptions, "edit_image": EditOptions, "stream_edit": EditOptions,
     "edit": EditOptions, "chat": ChatOptions, "stream_chat": ChatOptions, "say": ChatOptions,
+    "inpaint_image": InpaintOptions, "stream_inpaint": InpaintOptions, "outpaint_image": OutpaintOptions,
+    "vary_image": VaryOptions,
 }  # fmt: skip
 
 SHELL = [(block, line) for block in all_blocks("bash", "sh", "console") for line in command_lines(block)]
@@ -87,7 +90,7 @@ def training_parser() -> argparse.ArgumentParser:
 @cache
 def known_flags() -> frozenset[str]:
     def of(command: Any) -> set[str]:
-        own = {flag for parameter in command.params for flag in parameter.opts}
+        own = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
         return own.union(*(of(inner) for inner in getattr(command, "commands", {}).values()))
 
     training = {flag for action in _parser()._actions for flag in action.option_strings}

@@ -14,6 +14,7 @@ import pytest
 from llada_uni.testing.checkpoint import write_tiny_checkpoint
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+NANO = BENCHMARKS.parent / "src" / "llada_uni" / "nano"
 SCRIPTS = sorted(path for path in BENCHMARKS.glob("*.py") if not path.name.startswith("_"))
 
 
@@ -124,3 +125,40 @@ def test_sprint_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
         assert thinned["positions_attended_per_item"] < whole["positions_attended_per_item"]
         assert thinned["sprint"]["keep_ratio"] == 0.4
     assert "answers: even keep 0.4 threshold 0.95 steps 4" in capsys.readouterr().err
+
+
+def test_seams_count_each_side_of_a_region() -> None:
+    import seams
+
+    codes = tuple(range(64))
+    case = seams.Case(caption="a", region=(2, 1, 3, 2), meaning=codes, codes=codes, blanked=codes)
+    assert case.positions == [17, 18, 25, 26, 33, 34]
+    sides = seams.sides(case)
+    assert sides["before"] == [17, 18, 25, 33], "above or left of them lies a kept cell"
+    assert sides["after"] == [18, 26, 33, 34]
+    assert sides["all"] == case.positions
+    wrong = tuple(99 if position in (33, 50) else code for position, code in enumerate(codes))
+    found = seams.agreement([case], [wrong], {code: code for code in codes} | {99: 33})
+    assert found["after"]["code"] == {
+        "rate": 0.75,
+        "interval": found["after"]["code"]["interval"],
+        "correct": 3,
+        "total": 4,
+    }
+    assert found["all"]["meaning"]["correct"] == 6, "another code of the same meaning is right"
+    edge = seams.Case(caption="a", region=(1, 0, 2, 8), meaning=codes, codes=codes, blanked=codes)
+    assert seams.sides(edge)["before"] == list(range(8, 16)), "the outline of the picture is no seam"
+
+
+@pytest.mark.skipif(not NANO.is_dir(), reason="the embedded model is not built yet")
+def test_seams_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "seams.json"
+    run("seams", monkeypatch, "--count", "2", "--meaning-scenes", "6", "--block-lengths", "64", "--out", str(out))
+    numbers = json.loads(out.read_text())["numbers"]
+    assert [(one["block_length"], one["reference"]) for one in numbers["variants"]] == [(64, False), (64, True)]
+    assert numbers["true_codes"]["all"]["code"]["rate"] == 1.0
+    assert numbers["blanked"]["all"]["code"]["rate"] < 1.0
+    total = numbers["true_codes"]["all"]["code"]["total"]
+    for one in numbers["variants"]:
+        assert one["agreement"]["all"]["meaning"]["total"] == total
+        assert 0 < one["agreement"]["after"]["code"]["total"] <= total

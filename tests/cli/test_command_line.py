@@ -20,7 +20,10 @@ from llada_uni.cli.progress import follow
 from llada_uni.testing.checkpoint import write_tiny_checkpoint
 
 COMMON = {"--model", "--output", "--seed", "--json", "--device", "--dtype"}
-COMMANDS = {"generate", "edit", "understand", "chat", "encode", "decode", "models", "doctor", "train", "eval"}
+COMMANDS = {
+    "generate", "edit", "inpaint", "outpaint", "vary", "understand", "chat", "encode", "decode", "models", "doctor",
+    "train", "eval",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

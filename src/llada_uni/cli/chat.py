@@ -39,6 +39,8 @@ def chat(
     confidence_threshold: opt.ConfidenceThreshold = None,
     temperature: opt.Temperature = None,
     max_new_tokens: opt.MaxNewTokens = None,
+    sprint: opt.Sprint = None,
+    keep_ratio: opt.KeepRatio = None,
 ) -> None:
     """Say something, with pictures or without, or continue a conversation given as JSON."""
     path = out.target(output, as_json=as_json)
@@ -55,6 +57,8 @@ def chat(
         confidence_threshold=confidence_threshold,
         temperature=temperature or 0.0,
         max_new_tokens=max_new_tokens,
+        sprint=sprint,
+        keep_ratio=keep_ratio,
     )
     (result,) = follow(events)
     write_answer(result, path, image or [], as_json=as_json)

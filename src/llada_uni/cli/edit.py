@@ -41,6 +41,8 @@ def edit(
     temperature: opt.Temperature = None,
     num_steps: opt.NumSteps = None,
     decoder: opt.Decoder = None,
+    sprint: opt.Sprint = None,
+    keep_ratio: opt.KeepRatio = None,
 ) -> None:
     """Change a picture, or make one out of several, as an instruction says."""
     images, instruction = split_inputs(inputs, example='edit photo.jpg "make it snow"', what="an instruction")

@@ -9,6 +9,7 @@ import typer
 
 from llada_uni.cli import options as opt
 from llada_uni.cli import output as out
+from llada_uni.cli.filming import check_film_path, follow_filmed
 from llada_uni.errors import PromptError
 
 if TYPE_CHECKING:
@@ -44,14 +45,14 @@ def generate(
     thinking_tokens: opt.ThinkingTokens = None,
     thinking_temperature: opt.ThinkingTemperature = None,
     thinking_top_p: opt.ThinkingTopP = None,
+    film: opt.Film = None,
 ) -> None:
     """Make a picture from words; the seed that was used is always printed."""
     words = read_words(prompt)
-    path = check_picture_path(output, as_json=as_json)
+    path, film_path = check_picture_path(output, as_json=as_json), check_film_path(film)
     height, width = opt.parse_optional_size(size)
 
     from llada_uni.cli.loading import open_model
-    from llada_uni.cli.progress import follow
 
     pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
     events = pipeline.stream_image(
@@ -72,8 +73,9 @@ def generate(
         thinking_temperature=thinking_temperature,
         thinking_top_p=thinking_top_p,
     )
-    (result,) = follow(events)
+    result, write_film = follow_filmed(pipeline, events, film_path)
     write_picture(result, output, path, stem=words, as_json=as_json)
+    write_film()
 
 
 def read_words(words: list[str]) -> str:

@@ -14,6 +14,7 @@ __all__ = [
     "Decoder",
     "Device",
     "Dtype",
+    "Film",
     "GuidanceImage",
     "GuidanceScale",
     "GuidanceText",
@@ -76,6 +77,10 @@ Dtype = Annotated[
         help="Number format (float32 on CPU, bfloat16 on CUDA when not given).",
         rich_help_panel=COMMON,
     ),
+]
+Film = Annotated[
+    str | None,
+    typer.Option("--film", metavar="FILE", help="Also write how it was made: a .gif or .webp."),
 ]
 StepsPerBlock = Annotated[
     int | None,

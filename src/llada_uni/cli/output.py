@@ -13,6 +13,7 @@ from llada_uni.errors import ConfigError, PromptError, ResourceError
 
 __all__ = [
     "STANDARD",
+    "checked_path",
     "emit",
     "free_path",
     "note",
@@ -95,11 +96,18 @@ def target(output: str | None, *, as_json: bool) -> Path | None:
         if as_json:
             raise ConfigError("--output - and --json both write to standard output; choose one of them")
         return None
-    path = Path(output)
-    if not output.strip() or path.is_dir():
-        raise ResourceError(
-            f"--output: expected a file name, got {'a directory: ' if output.strip() else ''}{output!r}"
-        )
+    return checked_path(output, "--output")
+
+
+def checked_path(name: str, option: str) -> Path:
+    """The path that ``option`` names, in a directory that exists.
+
+    Raises:
+        ResourceError: the directory does not exist, or the name is a directory or empty.
+    """
+    path = Path(name)
+    if not name.strip() or path.is_dir():
+        raise ResourceError(f"{option}: expected a file name, got {'a directory: ' if name.strip() else ''}{name!r}")
     if not path.parent.is_dir():
-        raise ResourceError(f"--output: the directory {str(path.parent)!r} does not exist; create it first")
+        raise ResourceError(f"{option}: the directory {str(path.parent)!r} does not exist; create it first")
     return path

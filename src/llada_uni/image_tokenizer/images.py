@@ -9,6 +9,7 @@ import base64
 import binascii
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,7 @@ __all__ = [
     "for_editing",
     "for_understanding",
     "load_image",
+    "load_mask",
     "resize_and_crop",
     "resize_to_cover_and_crop",
     "whiten",
@@ -69,16 +71,20 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         ImageError: unreadable, truncated, empty, of an unknown kind, or more than ``max_pixels`` pixels (found out
             before the pixels are decoded).
     """
-    if isinstance(source, Image.Image):
-        return _normalised(source, max_pixels, "the picture")
-    name, data = _contents(source)
-    try:
-        image = Image.open(io.BytesIO(data), formats=_known_formats())
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} has too many pixels to be decoded safely; reduce it first") from error
-    except Exception as error:  # decoders raise almost anything on malformed files
-        raise ImageError(f"{name} is not a picture that can be read ({_hint(data)})") from error
-    return _normalised(image, max_pixels, name)
+    name, image = _opened(source)
+    return _normalised(image, max_pixels, name, whiten)
+
+
+def load_mask(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read a picture that marks a region: mode L, 255 = inside the region, 0 = outside.
+
+    Where the picture has transparency, its transparent parts are the region; otherwise its white parts are.
+
+    Raises:
+        ImageError: as :func:`load_image`.
+    """
+    name, image = _opened(source)
+    return _normalised(image, max_pixels, name, _marked)
 
 
 def whiten(image: Image.Image, rule: Literal["every", "released"] = "every") -> Image.Image:
@@ -131,13 +137,35 @@ def resize_and_crop(image: Image.Image, plan: ResizePlan, resampling: Image.Resa
     return resized.crop((plan.left, plan.top, plan.left + plan.crop_w, plan.top + plan.crop_h))
 
 
-def resize_to_cover_and_crop(image: Image.Image, target_px: tuple[int, int]) -> Image.Image:
-    """Scale a picture (Lanczos) until it covers ``target_px`` (height, width), then cut the centre out."""
+def resize_to_cover_and_crop(
+    image: Image.Image, target_px: tuple[int, int], resampling: Image.Resampling = Image.Resampling.LANCZOS
+) -> Image.Image:
+    """Scale a picture until it covers ``target_px`` (height, width), then cut the centre out."""
     height, width = target_px
     scale = max(height / image.height, width / image.width)
     size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    return image.resize(size, Image.Resampling.LANCZOS).crop((left, top, left + width, top + height))
+    return image.resize(size, resampling).crop((left, top, left + width, top + height))
+
+
+def _opened(source: ImageSource) -> tuple[str, Image.Image]:
+    """A short name for messages and the picture, its pixels not decoded yet."""
+    if isinstance(source, Image.Image):
+        return "the picture", source
+    name, data = _contents(source)
+    try:
+        return name, Image.open(io.BytesIO(data), formats=_known_formats())
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} has too many pixels to be decoded safely; reduce it first") from error
+    except Exception as error:  # decoders raise almost anything on malformed files
+        raise ImageError(f"{name} is not a picture that can be read ({_hint(data)})") from error
+
+
+def _marked(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("L")
+    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    return rgba.getchannel("A").point([255 - alpha for alpha in range(256)])
 
 
 def _contents(source: object) -> tuple[str, bytes]:
@@ -195,7 +223,9 @@ def _hint(data: bytes) -> str:
     return "expected PNG, JPEG, WebP, GIF, TIFF, BMP or another pixel format"
 
 
-def _normalised(image: Image.Image, max_pixels: int, name: str) -> Image.Image:
+def _normalised(
+    image: Image.Image, max_pixels: int, name: str, convert: Callable[[Image.Image], Image.Image]
+) -> Image.Image:
     width, height = image.size
     if not (width and height):
         raise ImageError(f"{name} is empty ({width}x{height})")
@@ -206,7 +236,7 @@ def _normalised(image: Image.Image, max_pixels: int, name: str) -> Image.Image:
         )
     try:
         image.load()
-        return whiten(_eight_bit(_upright(image)))
+        return convert(_eight_bit(_upright(image)))
     except ImageError:
         raise
     except Exception as error:  # decoders raise almost anything on malformed files

@@ -20,6 +20,7 @@ from llada_uni.pipeline.clock import Clock
 from llada_uni.pipeline.conversation import Conversation
 from llada_uni.pipeline.networks import Networks
 from llada_uni.pipeline.perform import perform
+from llada_uni.pipeline.region_methods import RegionMethods
 from llada_uni.pipeline.results import AnswerDone, EncodedImage, ImageDone, ImageResult, TextResult
 from llada_uni.pipeline.scripts import job
 from llada_uni.pipeline.settings import (
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["LladaUni"]
 
 
-class LladaUni:
+class LladaUni(RegionMethods):
     """A checkpoint ready for use. Networks are loaded when a task first needs them and then kept.
 
     Keyword arguments left at None take the checkpoint's presets. A list as first argument gives a list of results,

@@ -75,7 +75,13 @@ def start(requests: Sequence[Request], *, first_number: int = 0) -> tuple[list[R
     for number, request in enumerate(requests, first_number):
         row = open_row(request, number)
         events.append(
-            Started(row=number, grid=request.grid, num_blocks=row.num_blocks, max_calls=max_calls(row)),
+            Started(
+                row=number,
+                grid=request.grid,
+                num_blocks=row.num_blocks,
+                max_calls=max_calls(row),
+                given=request.given,
+            ),
         )
         settled, news = settle(row, report_text=True)
         events += news

@@ -9,7 +9,7 @@ import torch
 
 __all__ = ["Purpose", "stream"]
 
-Purpose = Literal["tokens", "order", "plan", "decoder_noise", "turbo_renoise"]
+Purpose = Literal["tokens", "order", "plan", "cells", "decoder_noise", "turbo_renoise"]
 
 
 def stream(seed: int, purpose: Purpose, index: int = 0) -> torch.Generator:

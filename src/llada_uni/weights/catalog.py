@@ -46,6 +46,7 @@ class Presets:
     tokens of pictures; ``image_order``: "confidence" or "random", which positions of theirs are committed first.
     ``image_tail``: what follows the last code in its block is known (``<|/image|>``, then end of text), as this
     checkpoint was trained; otherwise it is denoised like codes and dropped, as released.
+    ``region_block_length``: block length where part of a picture is predicted again between codes that are kept.
     ``num_steps``: velocity evaluations of the normal decoder (the released "50 steps" are 49), with ``time_shift`` and
     ``decoder_guidance`` (the released scale 1.0 is 2 here); ``turbo_steps``: of the distilled one.
     ``thinking_tokens``: at most this many before the picture in thinking mode.
@@ -53,6 +54,7 @@ class Presets:
 
     decoder: Literal["normal", "turbo"] = "normal"
     block_length: int = 32
+    region_block_length: int = 32
     steps_per_block: int = 16
     edit_steps_per_block: int = 8
     text_steps_per_block: int = 32
