@@ -12,7 +12,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from llada_uni.cli import codes, doctor, evaluate, generate, models, train, understand
+from llada_uni.cli import codes, doctor, evaluate, generate, models, story, train, understand
 from llada_uni.cli.output import emit
 from llada_uni.errors import ConfigError, LladaUniError, ResourceError
 
@@ -30,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (generate, understand, codes, models, doctor, train, evaluate):
+for room in (generate, understand, story, codes, models, doctor, train, evaluate):
     room.register(app)
 
 
