@@ -15,8 +15,9 @@ import pytest
 from documents import ROOT, Block, all_blocks, command_lines, documents, inline_flags, links
 from llada_uni.cli.main import _with_default_command, build_command
 from llada_uni.config import override
-from llada_uni.pipeline import EncodedImage, ImageResult, LladaUni, TextResult
+from llada_uni.pipeline import EncodedImage, ImageResult, LladaUni, StoryResult, TextResult
 from llada_uni.pipeline.settings import AnswerOptions, DecodeOptions, ImageOptions
+from llada_uni.pipeline.story_settings import StoryOptions
 from llada_uni.training.run import _parser, resolve_recipe
 
 NANO = ROOT / "src" / "llada_uni" / "nano"
@@ -24,8 +25,12 @@ MADE_WITH_NANO = {"docs/nano.md", "docs/assets/gallery.png"}
 # The documentation's names for what these classes' methods return.
 VARIABLES = {
     "model": LladaUni, "result": ImageResult, "results": list, "answer": TextResult, "encoded": EncodedImage,
+    "story": StoryResult,
 }  # fmt: skip
-OPTIONS = {"generate_image": ImageOptions, "decode_image": DecodeOptions, "understand_image": AnswerOptions}
+OPTIONS = {
+    "generate_image": ImageOptions, "decode_image": DecodeOptions, "understand_image": AnswerOptions,
+    "generate_interleaved": StoryOptions, "stream_interleaved": StoryOptions,
+}  # fmt: skip
 
 SHELL = [(block, line) for block in all_blocks("bash", "sh", "console") for line in command_lines(block)]
 PYTHON = all_blocks("python", "py")

@@ -20,7 +20,7 @@ from llada_uni.cli.progress import follow
 from llada_uni.testing.checkpoint import write_tiny_checkpoint
 
 COMMON = {"--model", "--output", "--seed", "--json", "--device", "--dtype"}
-COMMANDS = {"generate", "understand", "encode", "decode", "models", "doctor", "train", "eval"}
+COMMANDS = {"generate", "understand", "encode", "decode", "models", "doctor", "train", "eval", "story"}
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,8 @@ def test_common_options_are_spelt_the_same_everywhere() -> None:
     assert set(commands) == COMMANDS
     for name, wanted in {
         "generate": COMMON | {"--size"}, "understand": COMMON, "encode": COMMON - {"--seed"} | {"--size"},
-        "decode": COMMON, "doctor": COMMON - {"--seed"}, "models": {"--json"},
+        "decode": COMMON, "story": COMMON | {"--size", "--max-frames", "--image"},
+        "doctor": COMMON - {"--seed"}, "models": {"--json"},
     }.items():  # fmt: skip
         assert wanted <= {option for parameter in commands[name].params for option in parameter.opts}, name
     scenebench = commands["eval"].commands["scenebench"]

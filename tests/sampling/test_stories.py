@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from story_helpers import GRIDS, OFF, PROMPT, SPECIAL, TOKENIZER, VOCAB, Director, Script, rules, script
 
 from llada_uni import prompts
 from llada_uni.backbone.denoiser import CachedDenoiser, ReferenceDenoiser
@@ -19,11 +18,12 @@ from llada_uni.sampling.interleaved import StoryRules, begin, go_on
 from llada_uni.sampling.stories import PhaseDone, write_stories
 from llada_uni.sampling.story_state import StoryState
 from llada_uni.testing.tiny import tiny_backbone
+from story_helpers import GRIDS, OFF, PROMPT, SPECIAL, TOKENIZER, VOCAB, Director, Part, Script, rules, script
 
 SQUARE, WIDE, TALL = GRIDS
-OUTLINES: tuple[tuple[int | TokenGrid | str, ...], ...] = (
+OUTLINES: tuple[tuple[Part, ...], ...] = (
     (3, SQUARE, 7, WIDE, 2, "end"),
-    (WIDE, TALL, 9, SQUARE, "end"),
+    (WIDE, (TokenGrid(9, 5), TALL), 9, SQUARE, "end"),
     (11, "end"),
 )
 WARM = Sampling(block_length=8, steps_per_block=3, temperature=0.8, commit_order="random")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,12 +94,11 @@ class StoryResult:
         Raises:
             ResourceError: the directory is something else, cannot be written, or the disk is full.
         """
-        from llada_uni.weights.files import replacing
+        from llada_uni.weights.files import replacing, write_files
 
         target = check_story_directory(Path(directory)).resolve()
         with replacing(target) as temporary:
-            for name, data in self._files().items():
-                (temporary / name).write_bytes(data)
+            write_files(temporary, {name: _writer(data) for name, data in self._files().items()})
         return Path(directory)
 
     def save_html(self, path: str | Path) -> Path:
@@ -197,6 +196,13 @@ def check_story_directory(path: Path) -> Path:
     if others:
         raise ResourceError(f"{path} holds other files ({min(others)}); expected a new or empty directory")
     return path
+
+
+def _writer(data: bytes) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.write_bytes(data)
+
+    return write
 
 
 def _is_ours(path: Path) -> bool:

@@ -32,6 +32,7 @@ GRIDS = (TokenGrid(2, 2), TokenGrid(2, 3), TokenGrid(3, 2))
 PROMPT = prompts.interleaved(TOKENIZER, "two red apples").cond
 Script = Mapping[int, int]
 """Absolute position in a story -> id that is written there."""
+Part = int | TokenGrid | tuple[TokenGrid, TokenGrid] | str
 
 
 def frame_rows(ids: Sequence[int]) -> prompts.PromptRows:
@@ -58,27 +59,27 @@ def rules(**changes: Any) -> StoryRules:
 OFF = {"first": Guidance(kind="simple", scale=1.0), "later": Guidance(kind="editing", text=1.0, image=0.0)}
 
 
-def script(*parts: int | TokenGrid | str, start: int = len(PROMPT)) -> Script:
-    """A number is so many free text tokens, a grid a picture, "end" the end of text, "boi" a lone one."""
+def script(*parts: Part, start: int = len(PROMPT)) -> Script:
+    """A number is so many free text tokens, a grid a picture, a pair of grids one announced as the first and drawn as
+    the second, "end" the end of text, "boi" a lone begin of codes."""
     told: dict[int, int] = {}
     place = start
     for part in parts:
         if isinstance(part, int):
             place += part
-            continue
-        fixed = (
-            {"end": (SPECIAL.eos,), "boi": (SPECIAL.boi,)}.get(part) if isinstance(part, str) else VOCAB.header(part)
-        )
-        assert fixed is not None
-        told |= dict(enumerate(fixed, place))
-        place += len(fixed) + (part.num_tokens + 1 if isinstance(part, TokenGrid) else 0)
+        elif isinstance(part, str):
+            told[place] = {"end": SPECIAL.eos, "boi": SPECIAL.boi}[part]
+        else:
+            announced, drawn = part if isinstance(part, tuple) else (part, part)
+            told |= dict(enumerate(VOCAB.header(announced), place))
+            place += 4 + drawn.num_tokens + 1
     return told
 
 
 class Director:
     """A denoiser between the sampler and ``inner`` that makes each row's main sequence follow its script.
 
-    Where nothing is told, no control id is written. ``read``: how many ids of main sequences became prefix, by row.
+    Where nothing is told, no control id is written.
     """
 
     def __init__(self, inner: Denoiser, scripts: Mapping[int, Script]) -> None:
