@@ -41,6 +41,7 @@ __all__ = [
     "edit",
     "interleaved",
     "interleaved_frame",
+    "interleaved_turn",
     "t2i",
     "thinking",
     "thinking_image",
@@ -232,6 +233,32 @@ def interleaved(tokenizer: TextTokenizer, prompt: str, *, max_tokens: int | None
         PromptError: empty, not text, or the row exceeds ``max_tokens``.
     """
     cond = _chat(tokenizer, SYSTEM_INTERLEAVED, _user(tokenizer, prompt))
+    return PromptRows(
+        cond=_fitting(cond, max_tokens), uncond=_chat(tokenizer, SYSTEM_INTERLEAVED, _uncondition(tokenizer))
+    )
+
+
+def interleaved_turn(
+    vocab: Vocab,
+    tokenizer: TextTokenizer,
+    prompt: str,
+    images: Sequence[ImageBlock] = (),
+    *,
+    history: Sequence[int] = (),
+    max_tokens: int | None = None,
+) -> PromptRows:
+    """A user turn of a story, its pictures before its words; without pictures and history :func:`interleaved`.
+
+    ``history``: all ids of the turns before, answers included; the turn follows without a separator, as in
+    :func:`conversation`. Pictures in a story's prompt have no code anywhere; the form is that of understanding.
+
+    Raises:
+        PromptError: empty, not text, or the row exceeds ``max_tokens``.
+        SizeError: the vocabulary cannot write a header, or codes do not fill their grid.
+    """
+    before = tuple(history) or _system(tokenizer, SYSTEM_INTERLEAVED)
+    content = (*_blocks(vocab, images), *_user(tokenizer, prompt))
+    cond = (*before, *_tag(tokenizer, "user"), *content, *_tag(tokenizer, "assistant"))
     return PromptRows(
         cond=_fitting(cond, max_tokens), uncond=_chat(tokenizer, SYSTEM_INTERLEAVED, _uncondition(tokenizer))
     )

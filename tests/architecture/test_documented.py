@@ -15,9 +15,10 @@ import pytest
 from documents import ROOT, Block, all_blocks, command_lines, documents, inline_flags, links
 from llada_uni.cli.main import _with_default_command, build_command
 from llada_uni.config import override
-from llada_uni.pipeline import Conversation, EncodedImage, ImageResult, LladaUni, TextResult
+from llada_uni.pipeline import Conversation, EncodedImage, ImageResult, LladaUni, StoryResult, TextResult
 from llada_uni.pipeline.region_settings import InpaintOptions, OutpaintOptions, VaryOptions
 from llada_uni.pipeline.settings import AnswerOptions, ChatOptions, DecodeOptions, EditOptions, ImageOptions
+from llada_uni.pipeline.story_settings import StoryOptions
 from llada_uni.training.run import _parser, resolve_recipe
 
 NANO = ROOT / "src" / "llada_uni" / "nano"
@@ -25,7 +26,7 @@ MADE_WITH_NANO = {"docs/nano.md", "docs/assets/gallery.png"}
 # The documentation's names for what these classes' methods return.
 VARIABLES = {
     "model": LladaUni, "result": ImageResult, "results": list, "answer": TextResult, "encoded": EncodedImage,
-    "talk": Conversation,
+    "talk": Conversation, "story": StoryResult,
 }  # fmt: skip
 OPTIONS = {
     "generate_image": ImageOptions, "generate": ImageOptions, "decode_image": DecodeOptions,
@@ -33,6 +34,7 @@ OPTIONS = {
     "edit": EditOptions, "chat": ChatOptions, "stream_chat": ChatOptions, "say": ChatOptions,
     "inpaint_image": InpaintOptions, "stream_inpaint": InpaintOptions, "outpaint_image": OutpaintOptions,
     "vary_image": VaryOptions,
+    "generate_interleaved": StoryOptions, "stream_interleaved": StoryOptions,
 }  # fmt: skip
 
 SHELL = [(block, line) for block in all_blocks("bash", "sh", "console") for line in command_lines(block)]

@@ -22,7 +22,7 @@ from llada_uni.testing.checkpoint import write_tiny_checkpoint
 COMMON = {"--model", "--output", "--seed", "--json", "--device", "--dtype"}
 COMMANDS = {
     "generate", "edit", "inpaint", "outpaint", "vary", "understand", "chat", "encode", "decode", "models", "doctor",
-    "train", "eval",
+    "train", "eval", "story",
 }  # fmt: skip
 
 
@@ -206,7 +206,7 @@ def test_common_options_are_spelt_the_same_everywhere() -> None:
     for name, wanted in {
         "generate": COMMON | {"--size"}, "edit": COMMON | {"--size"}, "chat": COMMON,
         "understand": COMMON, "encode": COMMON - {"--seed"} | {"--size"},
-        "decode": COMMON, "doctor": COMMON - {"--seed"}, "models": {"--json"},
+        "decode": COMMON, "story": COMMON | {"--size", "--max-frames", "--image"}, "doctor": COMMON - {"--seed"}, "models": {"--json"},
     }.items():  # fmt: skip
         assert wanted <= {option for parameter in commands[name].params for option in parameter.opts}, name
     scenebench = commands["eval"].commands["scenebench"]

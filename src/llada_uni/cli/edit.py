@@ -64,6 +64,8 @@ def edit(
         "temperature": temperature,
         "num_steps": num_steps,
         "decoder": decoder,
+        "sprint": sprint,
+        "keep_ratio": keep_ratio,
         "crop": crop,
     }
     (result,) = follow(pipeline.stream_edit(images, instruction, **options))

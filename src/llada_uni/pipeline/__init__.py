@@ -9,11 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from llada_uni.pipeline.results import AnswerDone, EncodedImage, ImageDone, ImageResult, TextResult
+from llada_uni.pipeline.story_results import FramePreview, StoryDone, StoryResult, StoryTurn
 from llada_uni.pipeline.tasks import AskTask, ChatTask, EditTask, GenerateTask, Turn
 
 if TYPE_CHECKING:
     from llada_uni.pipeline.conversation import Conversation
     from llada_uni.pipeline.model import LladaUni
+    from llada_uni.sampling.story_state import StoryState
 
 __all__ = [
     "AnswerDone",
@@ -22,15 +24,24 @@ __all__ = [
     "Conversation",
     "EditTask",
     "EncodedImage",
+    "FramePreview",
     "GenerateTask",
     "ImageDone",
     "ImageResult",
     "LladaUni",
+    "StoryDone",
+    "StoryResult",
+    "StoryState",
+    "StoryTurn",
     "TextResult",
     "Turn",
 ]
 
-_LATER = {"LladaUni": "llada_uni.pipeline.model", "Conversation": "llada_uni.pipeline.conversation"}
+_LATER = {
+    "LladaUni": "llada_uni.pipeline.model",
+    "Conversation": "llada_uni.pipeline.conversation",
+    "StoryState": "llada_uni.sampling.story_state",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -21,9 +21,10 @@ class Clock:
         self._laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        """Close the station ``name``."""
+        """Close the station ``name``; stations that come again add up."""
         now, loaded = time.perf_counter(), self._networks.load_s
-        self._laps[name] = now - self._last - (loaded - self._load_last)
+        spent = now - self._last - (loaded - self._load_last)
+        self._laps[name] = self._laps.get(name, 0.0) + spent
         self._last, self._load_last = now, loaded
 
     def timings(self) -> dict[str, float]:

@@ -7,9 +7,9 @@ from typing import Literal
 
 import torch
 
-__all__ = ["Purpose", "stream"]
+__all__ = ["Purpose", "phase_seed", "stream"]
 
-Purpose = Literal["tokens", "order", "plan", "cells", "decoder_noise", "turbo_renoise"]
+Purpose = Literal["tokens", "order", "plan", "cells", "phase", "decoder_noise", "turbo_renoise"]
 
 
 def stream(seed: int, purpose: Purpose, index: int = 0) -> torch.Generator:
@@ -20,3 +20,8 @@ def stream(seed: int, purpose: Purpose, index: int = 0) -> torch.Generator:
     """
     digest = hashlib.sha256(f"{seed}/{purpose}/{index}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def phase_seed(seed: int, index: int) -> int:
+    """Seed (32 bits) of one phase of a request that has several: no two phases draw the same numbers."""
+    return int(torch.randint(2**32, (), generator=stream(seed, "phase", index)))

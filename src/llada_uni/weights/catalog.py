@@ -50,6 +50,9 @@ class Presets:
     ``num_steps``: velocity evaluations of the normal decoder (the released "50 steps" are 49), with ``time_shift`` and
     ``decoder_guidance`` (the released scale 1.0 is 2 here); ``turbo_steps``: of the distilled one.
     ``thinking_tokens``: at most this many before the picture in thinking mode.
+    ``story_steps_per_block``, ``story_guidance_text``, ``story_guidance_image``: of the pictures of a story (defaults
+    of the serving implementation; a story's first picture takes the scale of the text), at most ``max_frames`` of them
+    in one call, each of at most ``max_image_tokens`` codes.
     """
 
     decoder: Literal["normal", "turbo"] = "normal"
@@ -72,6 +75,11 @@ class Presets:
     turbo_steps: int = 8
     max_new_tokens: int = 2048
     thinking_tokens: int = 4096
+    story_steps_per_block: int = 32
+    story_guidance_text: float = 7.5
+    story_guidance_image: float = 1.5
+    max_frames: int = 10
+    max_image_tokens: int = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
