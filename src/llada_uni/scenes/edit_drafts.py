@@ -233,18 +233,25 @@ def _stepped(item: SceneObject, where: Where, rest: Sequence[SceneObject], sourc
 
 
 def _nearest(item: SceneObject, where: Where, rest: Sequence[SceneObject], source: SceneGraph) -> SceneObject | None:
-    """The shortest way to a free place that clearly keeps the rule."""
+    """The shortest way to a free place that clearly keeps the rule; beside another object straight, not slantwise."""
     grid, start = (source.grid_h, source.grid_w), centre_of(box_of(item))
     spots = [box for box in free_boxes(rest, item.cells, grid) if _clearly(where, box, grid)]
     if not spots:
         return None
 
-    def distance(box: Box) -> tuple[float, Box]:
+    def distance(box: Box) -> tuple[bool, float, Box]:
         row, column = centre_of(box)
-        return (row - start[0]) ** 2 + (column - start[1]) ** 2, box
+        slanted = where.rule == "relation" and not _in_line(box, where.other)
+        return slanted, (row - start[0]) ** 2 + (column - start[1]) ** 2, box
 
     best = min(spots, key=distance)
     return replace(item, row=best[0], column=best[1])
+
+
+def _in_line(a: Box, b: Box) -> bool:
+    """Whether two boxes share rows or columns."""
+    rows = a[0] < b[0] + b[2] and b[0] < a[0] + a[2]
+    return rows or (a[1] < b[1] + b[3] and b[1] < a[1] + a[3])
 
 
 def _background(source: SceneGraph, rng: random.Random, held_out: bool | None) -> Draft | None:

@@ -35,6 +35,7 @@ OPPOSITES: dict[str, str] = {
     "bottom": "top", "small": "large", "large": "small", "first": "last", "last": "first",
 }  # fmt: skip
 HELD_OUT_SUMS: frozenset[tuple[int, int]] = frozenset({(1, 2), (3, 1), (0, 3)})
+_DEBATABLE = {"plant": "apple"}  # neither yes nor no is asked
 _NUMBERS = words.COUNT_WORDS
 _Draw = tuple[str, str]
 
@@ -50,7 +51,8 @@ def _class(rng: random.Random, held_out: bool) -> _Draw | None:
         return None
     name = rng.choice(tuple(CLASSES))
     truth = rng.random() < 0.5
-    others = [kind for kinds in CLASSES.values() for kind in kinds if kind not in CLASSES[name]]
+    unasked = (*CLASSES[name], _DEBATABLE.get(name))
+    others = [kind for kinds in CLASSES.values() for kind in kinds if kind not in unasked]
     kind = rng.choice(CLASSES[name] if truth else others)
     if rng.random() < 0.6:
         return f"is {words.with_article(kind)} {words.with_article(name)}?", "yes" if truth else "no"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ from llada_uni.scenes.captions import thing_phrase
 from llada_uni.scenes.geometry import Box, box_of, place_holds, place_name
 from llada_uni.scenes.graph import SceneGraph, SceneObject
 
-__all__ = ["centre_of", "free_boxes", "nearest_free", "plain_phrase", "referable", "reference", "stands_in"]
+__all__ = ["centre_of", "free_boxes", "nearest_free", "plain_phrase", "referable", "reference", "stands_in", "steps"]
 
 _SHORTEST_SHARE = 0.6
 _ADJECTIVES: tuple[tuple[str, ...], ...] = ((), ("colour",), ("size",), ("size", "colour"))
@@ -63,6 +64,22 @@ def stands_in(box: Box, grid: tuple[int, int], place: str, *, clear: bool = Fals
     if place in ("top", "bottom"):
         return holds and place_holds((0, box[1], grid[0], box[3]), *grid, "centre", clear=clear)
     return holds
+
+
+def steps(a: Box, b: Box, place_a: str, place_b: str) -> float:
+    """Cells by which ``b`` lies further on than ``a`` in the way from one of the nine thirds to another.
+
+    The smaller of the two axes where both differ; infinite when the places are the same.
+    """
+    ways = [there - here for here, there in zip(_thirds(place_a), _thirds(place_b), strict=True)]
+    moved = [after - before for before, after in zip(centre_of(a), centre_of(b), strict=True)]
+    return min((far * (1 if way > 0 else -1) for way, far in zip(ways, moved, strict=True) if way), default=math.inf)
+
+
+def _thirds(place: str) -> tuple[int, int]:
+    """Row and column of a place among the nine thirds, -1, 0 or 1."""
+    said = place.split()
+    return ("bottom" in said) - ("top" in said), ("right" in said) - ("left" in said)
 
 
 def free_boxes(objects: Sequence[SceneObject], cells: tuple[int, int], grid: tuple[int, int]) -> list[Box]:

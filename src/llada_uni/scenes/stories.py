@@ -18,10 +18,10 @@ from itertools import pairwise
 
 from llada_uni.errors import ConfigError, PromptError
 from llada_uni.scenes import words
-from llada_uni.scenes.geometry import box_of
+from llada_uni.scenes.geometry import Box, box_of
 from llada_uni.scenes.graph import SceneGraph
 from llada_uni.scenes.predicates import parse, satisfies
-from llada_uni.scenes.referring import stands_in
+from llada_uni.scenes.referring import stands_in, steps
 from llada_uni.scenes.split import is_held_out
 from llada_uni.scenes.story_plots import (
     Expected,
@@ -45,6 +45,7 @@ _PLOTS: dict[str, Callable[[random.Random, tuple[int, int], bool | None], Plot |
 }
 STORY_KINDS: tuple[str, ...] = tuple(_PLOTS)
 _TRIES = 4000
+_LEAST_STEP = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,20 +91,21 @@ def sample_story(
 def frames_hold(told: Sequence[tuple[str, SceneGraph | None]], expected: Sequence[Expected]) -> bool:
     """Whether every told frame (its caption, the scene read from its picture) shows what it says and what it must.
 
-    The caption must be a sentence of the grammar; ``None`` is a picture the verifier could not read.
+    The caption must be a sentence of the grammar; ``None`` is a picture the verifier could not read. A mover stands in
+    its place on both axes, and at least a cell further on than in the picture before.
     """
     if len(told) != len(expected):
         return False
-    return all(
-        graph is not None and _shows(graph, caption) and satisfies(graph, wanted.caption) and _stands(graph, wanted)
-        for (caption, graph), wanted in zip(told, expected, strict=True)
-    )
-
-
-def _stands(graph: SceneGraph, wanted: Expected) -> bool:
-    movers = [item for item in graph.objects if item.kind == wanted.mover]
-    grid = (graph.grid_h, graph.grid_w)
-    return not wanted.mover or (len(movers) == 1 and stands_in(box_of(movers[0]), grid, wanted.place))
+    stops: list[tuple[Box, str]] = []
+    for (caption, graph), wanted in zip(told, expected, strict=True):
+        if graph is None or not (_shows(graph, caption) and satisfies(graph, wanted.caption)):
+            return False
+        if wanted.mover:
+            movers = [box_of(item) for item in graph.objects if item.kind == wanted.mover]
+            if len(movers) != 1 or not stands_in(movers[0], (graph.grid_h, graph.grid_w), wanted.place):
+                return False
+            stops.append((movers[0], wanted.place))
+    return all(steps(a, b, place_a, place_b) >= _LEAST_STEP for (a, place_a), (b, place_b) in pairwise(stops))
 
 
 def _shows(graph: SceneGraph, caption: str) -> bool:

@@ -12,7 +12,7 @@ from llada_uni.scenes.captions import thing_phrase
 from llada_uni.scenes.geometry import Box, box_of, place_name
 from llada_uni.scenes.graph import BACKGROUNDS, COLOURS, KINDS, MAX_OBJECTS, SceneGraph, SceneObject
 from llada_uni.scenes.predicates import ObjectSpec, Requirement
-from llada_uni.scenes.referring import free_boxes, plain_phrase, stands_in
+from llada_uni.scenes.referring import free_boxes, plain_phrase, stands_in, steps
 from llada_uni.scenes.sample import sample_matching
 from llada_uni.scenes.split import allowed_colours
 
@@ -63,6 +63,7 @@ class Plot:
 
 
 _Grid = tuple[int, int]
+_LEAST_STEP = 2.0
 _WHITE_SHARE, _BYSTANDER_SHARE = 0.6, 0.35
 _ROWS, _COLUMNS = ("top", "", "bottom"), ("left", "", "right")
 _STEPS = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
@@ -89,26 +90,28 @@ def _setting(rng: random.Random) -> tuple[str, str]:
     return name, "" if name == "white" else f" {words.BACKGROUND_PHRASES[name][0]}"
 
 
-def _in_place(
-    item: SceneObject, place: str, others: Sequence[SceneObject], grid: _Grid, near: Box | None = None
-) -> list[Box]:
-    """Free boxes for ``item`` clearly in ``place``; those in the row or column of ``near`` if there are any."""
-    boxes = [box for box in free_boxes(others, item.cells, grid) if stands_in(box, grid, place, clear=True)]
-    straight = [box for box in boxes if near is not None and (box[0] == near[0] or box[1] == near[1])]
-    return straight or boxes
+def _in_place(item: SceneObject, place: str, others: Sequence[SceneObject], grid: _Grid) -> list[Box]:
+    """Free boxes for ``item`` clearly in ``place``."""
+    return [box for box in free_boxes(others, item.cells, grid) if stands_in(box, grid, place, clear=True)]
 
 
 def _visited(
     rng: random.Random, item: SceneObject, places: Sequence[str], others: Sequence[SceneObject], grid: _Grid
 ) -> list[SceneObject] | None:
-    """``item`` in every place in turn, in a straight line where that is possible."""
+    """``item`` in every place in turn, at least two cells further on, in a straight line where that is possible."""
     found: list[SceneObject] = []
+    last = ""
     for place in places:
-        boxes = _in_place(item, place, others, grid, box_of(found[-1]) if found else None)
+        boxes = _in_place(item, place, others, grid)
+        if found:
+            here = box_of(found[-1])
+            boxes = [box for box in boxes if steps(here, box, last, place) >= _LEAST_STEP]
+            boxes = [box for box in boxes if box[0] == here[0] or box[1] == here[1]] or boxes
         if not boxes:
             return None
         box = rng.choice(boxes)
         found.append(replace(item, row=box[0], column=box[1]))
+        last = place
     return found
 
 
@@ -311,7 +314,7 @@ def plot_counting(rng: random.Random, grid: _Grid, held_out: bool | None) -> Plo
         now = counts[-1]
         change = rng.choice([n for n in range(1 - now, MAX_OBJECTS + 1 - now) if n])
         number = words.COUNT_WORDS[abs(change)]
-        steps.append(f"put {number} more" if change > 0 else f"take away {number}")
+        steps.append(f"put in {number} more" if change > 0 else f"take away {number}")
         counts.append(now + change)
     frames = _numbers(rng, grid, item, counts, setting)
     if frames is None:
