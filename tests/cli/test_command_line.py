@@ -206,7 +206,8 @@ def test_common_options_are_spelt_the_same_everywhere() -> None:
     for name, wanted in {
         "generate": COMMON | {"--size"}, "edit": COMMON | {"--size"}, "chat": COMMON,
         "understand": COMMON, "encode": COMMON - {"--seed"} | {"--size"},
-        "decode": COMMON, "story": COMMON | {"--size", "--max-frames", "--image"}, "doctor": COMMON - {"--seed"}, "models": {"--json"},
+        "story": COMMON | {"--size", "--max-frames", "--image"}, "decode": COMMON,
+        "doctor": COMMON - {"--seed"}, "models": {"--json"},
     }.items():  # fmt: skip
         assert wanted <= {option for parameter in commands[name].params for option in parameter.opts}, name
     scenebench = commands["eval"].commands["scenebench"]

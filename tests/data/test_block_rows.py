@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llada_uni.data.block_rows import Branch, Document, collate, lay_out, pack
+from llada_uni.data.block_rows import Branch, Document, Segment, collate, lay_out, pack
 from llada_uni.diffusion.masking import IMAGE_LAW, TEXT_LAW, MaskRatioLaw, block_causal_allowed
+from llada_uni.errors import ConfigError
 from llada_uni.testing.tiny import tiny_backbone, tiny_vocab
 from llada_uni.training.objectives.backbone import masked_losses, noised
 
@@ -94,10 +97,21 @@ def test_packed_rows_give_the_losses_of_single_rows(seed: int) -> None:
     assert a == pytest.approx(b, rel=1e-8)
 
 
+def mixed_document(seed: int, block_length: int = 8, lengths: tuple[int, ...] = (9, 12, 5, 12, 3)) -> Document:
+    """Words, a picture, words, a picture, words, after a prompt that ends inside a block."""
+    rng = np.random.default_rng(seed)
+    parts = tuple(Segment(length=length, is_image=bool(i % 2)) for i, length in enumerate(lengths))
+    branch = Branch(prompt=ids(rng, 5), target=ids(rng, sum(lengths)), segments=parts)
+    return Document(branches=(branch,), block_length=block_length)
+
+
 @pytest.mark.parametrize("block_length", [1, 4, 8])
-def test_a_noisy_block_has_the_logits_of_a_generation_step(block_length: int) -> None:
+@pytest.mark.parametrize(
+    "make", [lambda n: shared_document(7, num_branches=1, block_length=n), lambda n: mixed_document(7, n)]
+)
+def test_a_noisy_block_has_the_logits_of_a_generation_step(make: Callable[[int], Document], block_length: int) -> None:
     model = tiny_backbone()
-    document = shared_document(7, num_branches=1, block_length=block_length)
+    document = make(block_length)
     table = rows([document], law=MaskRatioLaw(low=0.6, high=0.6, full_share=0.0), seed=3)
     masked = table["masked"][0]
     from llada_uni.diffusion.masking import training_allowed
@@ -149,6 +163,67 @@ def test_one_ratio_per_block_and_law_by_modality() -> None:
     nothing = MaskRatioLaw(low=0.0, high=0.0, full_share=0.0)
     result = noised(table, FULL, nothing, MASK, torch.Generator().manual_seed(0))
     assert (result["masked"] == (result["maskable"] & result["image"])).all()
+
+
+def test_segments_have_ratios_of_their_own_and_turns_within_their_block() -> None:
+    layout = lay_out(mixed_document(0), EOS)
+    noisy = layout.stream == 1
+    position, noise, turn, image = (
+        values[noisy] for values in (layout.position, layout.noise, layout.turn, layout.image)
+    )
+    place = position - 5
+    assert (image == (((place >= 9) & (place < 21)) | ((place >= 26) & (place < 38)))).all()
+    assert (np.diff(noise) >= 0).all()
+    for number in np.unique(noise):
+        own = noise == number
+        assert len(set(image[own])) == len(set(position[own] // 8)) == len(set(turn[own])) == 1
+    for block in np.unique(position // 8):
+        own = position // 8 == block
+        assert sorted(set(turn[own])) == list(range(len(set(noise[own]))))
+    assert set(turn) == {0, 1, 2}, "the block of the short words holds two pictures too"
+    assert (layout.image[layout.fill] == 0).all()
+
+
+def test_targets_of_one_segment_have_no_turns() -> None:
+    for segments in ((), (Segment(length=10, is_image=True),)):
+        branch = Branch(prompt=(1, 2, 3), target=(4,) * 10, is_image=True, segments=segments)
+        layout = lay_out(Document(branches=(branch,), block_length=4, views=2), EOS)
+        assert not layout.turn.any()
+        assert layout.image[layout.stream > 0].all()
+        assert layout.num_noises == 4
+
+
+def test_in_a_mixed_block_earlier_segments_stand_and_later_ones_are_hidden() -> None:
+    half = MaskRatioLaw(low=0.5, high=0.5, full_share=0.0)
+    at_work: dict[int, int] = {}
+    for seed in range(60):
+        table = rows([mixed_document(seed)], law=half, seed=seed)
+        fields = (table[name][0] for name in ("position", "noise", "turn", "masked", "maskable"))
+        position, noise, turn, masked, maskable = fields
+        for block in position[noise >= 0].unique().div(8, rounding_mode="floor").unique().tolist():
+            own = (position // 8 == block) & maskable
+            shares = [float(masked[own & (turn == k)].float().mean()) for k in turn[own].unique().tolist()]
+            if len(shares) > 1:
+                state = [0.0 if share == 0 else 1.0 if share == 1 else 0.5 for share in shares]
+                assert state == sorted(state)
+                assert sum(value == 0.5 for value in state) <= 1
+                at_work[state.count(0.0)] = at_work.get(state.count(0.0), 0) + 1
+    assert len(at_work) >= 3, "every segment has its turn"
+
+
+def test_the_law_of_a_ratio_follows_its_segment() -> None:
+    nothing = MaskRatioLaw(low=0.0, high=0.0, full_share=0.0)
+    table = collate([lay_out(mixed_document(3, block_length=1), EOS)], 1, EOS)
+    for image_law, text_law, wanted in ((FULL, nothing, table["image"]), (nothing, FULL, ~table["image"])):
+        result = noised(table, image_law, text_law, MASK, torch.Generator().manual_seed(0))
+        assert (result["masked"] == (result["maskable"] & wanted)).all()
+
+
+def test_segments_must_cover_the_target_and_take_one_view() -> None:
+    with pytest.raises(ConfigError, match="segments of 3 ids for a target of 4"):
+        Branch(prompt=(), target=(1, 2, 3, 4), segments=(Segment(length=3, is_image=False),))
+    with pytest.raises(ConfigError, match="takes one view, got 2"):
+        Document(branches=mixed_document(0).branches, views=2)
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 60))

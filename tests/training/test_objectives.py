@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_stages import OBJECTIVES, tiny_config
+from tiny_stages import OBJECTIVES, SQUARE, tiny_config
 from torch import Tensor
 from torch.nn import functional as F
 
 from llada_uni.backbone.model import Backbone
+from llada_uni.data.code_pool import PoolConfig, TaskPoolConfig
+from llada_uni.data.task_stream import TASKS, tag_of
+from llada_uni.data.unified_stream import MixConfig
 from llada_uni.diffusion.balance import max_violation
+from llada_uni.errors import ConfigError
 from llada_uni.training.export import frozen
 from llada_uni.training.objective import Draw, Resources
 from llada_uni.training.objectives.backbone import start_from_meanings
@@ -54,6 +58,30 @@ def test_every_trained_parameter_gets_a_gradient(stage: str, tiny_resources: Res
     ]
     allowed = ("x_pad_token", "cap_pad_token", "experts", "reader.place_embedding")
     assert [name for name in missing if not any(part in name for part in allowed)] == []
+
+
+def test_the_backbone_trains_on_a_mix_of_all_tasks(tiny_resources: Resources) -> None:
+    mix = MixConfig(
+        thinking_share=0.1, riddle_share=0.1, thinking_riddle_share=0.1, edit_share=0.2, story_share=0.1,
+        comparison_share=0.1, fact_share=0.1,
+    )  # fmt: skip
+    groups = TaskPoolConfig(num_shards=3, shard_size=2, grids=SQUARE, turns=("edit", "story", "comparison"))
+    config = dataclasses.replace(OBJECTIVES["backbone"], mix=mix, tasks=groups, pool=LARGER_POOL)
+    objective = built("backbone", tiny_resources, objective=config)
+    draw = Draw(seed=1, step=5, size=10)
+    batch = objective.batch(draw)
+    assert {tag_of(name) for name in TASKS} <= set(batch["tag"].unique().tolist())
+    assert same(batch, built("backbone", tiny_resources, objective=config).batch(draw))
+    loss, metrics = objective.loss(batch, torch.Generator())
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert metrics["nll_text"] > 0 < metrics["nll_image"]
+    without = dataclasses.replace(config, tasks=None)
+    with pytest.raises(ConfigError, match="give the objective a task pool"):
+        built("backbone", tiny_resources, objective=without).batch(draw)
+
+
+LARGER_POOL = PoolConfig(num_shards=1, shard_size=30, seed=4, grids=SQUARE)
 
 
 def test_the_backbone_loss_does_not_depend_on_sharding(tiny_resources: Resources) -> None:

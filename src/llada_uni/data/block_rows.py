@@ -8,6 +8,10 @@ positions are counted from the document's first token, prompt included, exactly 
 - for every branch a noisy copy of each block that holds target tokens.
 
 Only these tokens are needed: the logits of a noisy block are those of a generation step on the same block.
+
+A target may hold words and pictures in turns (*segments*). A mask ratio belongs to one segment of one block, so that
+its law follows the modality. Where a block holds several segments they also have an order: generation writes the words
+while the picture after them is still hidden, and the picture when the words before it stand (``Layout.turn``).
 """
 
 from __future__ import annotations
@@ -19,28 +23,62 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Branch", "Document", "Layout", "collate", "lay_out", "pack"]
+from llada_uni.errors import ConfigError
+
+__all__ = ["Branch", "Document", "Layout", "Segment", "collate", "lay_out", "pack"]
 
 _PAD_DOCUMENT = -1
 
 
 @dataclass(frozen=True, kw_only=True)
+class Segment:
+    """``length`` target ids in a row of one modality."""
+
+    length: int
+    is_image: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Branch:
-    """A sample: prompt ids (never masked) and target ids (maskable); ``is_image`` picks the law of mask ratios."""
+    """A sample: prompt ids (never masked) and target ids (maskable); ``is_image`` picks the law of mask ratios.
+
+    ``segments`` cut a target of words and pictures into parts of one modality each; without them the whole target is
+    of the one that ``is_image`` tells.
+    """
 
     prompt: Sequence[int]
     target: Sequence[int]
     is_image: bool = False
     tag: int = 0
+    segments: tuple[Segment, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.segments and sum(part.length for part in self.segments) != len(self.target):
+            raise ConfigError(
+                f"segments of {sum(part.length for part in self.segments)} ids for a target of {len(self.target)}; "
+                "they must cover it exactly"
+            )
+
+    @property
+    def parts(self) -> tuple[Segment, ...]:
+        """The segments; a single one when none are given."""
+        return self.segments or (Segment(length=len(self.target), is_image=self.is_image),)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """Branches about the same prefix. With one branch this is an ordinary sample."""
+    """Branches about the same prefix. With one branch this is an ordinary sample.
+
+    Segmented targets take one view: the complement of a block would show a picture before the words it follows.
+    """
 
     branches: tuple[Branch, ...]
     block_length: int = 32
     views: int = 1
+
+    def __post_init__(self) -> None:
+        if self.views > 1 and any(len(branch.parts) > 1 for branch in self.branches):
+            raise ConfigError(f"a target of several segments takes one view, got {self.views}; use views=1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +86,9 @@ class Layout:
     """Tokens of one document in a training row, int64 [T] each unless said otherwise.
 
     ``ids`` are clean everywhere; ``maskable`` (bool) marks target tokens in noisy copies; ``fill`` (bool) those among
-    them that only fill the last block; ``sample`` is the branch index; ``noise`` numbers the (branch, block) pairs that
-    share a mask ratio, -1 outside noisy copies; ``image`` (bool) tells the law of that ratio; ``tag`` is the branch's.
+    them that only fill the last block; ``sample`` is the branch index; ``noise`` numbers the (branch, block, segment)
+    triples that share a mask ratio, in order, -1 outside noisy copies; ``turn`` is the place of the segment among those
+    of its block; ``image`` (bool) tells the law of the ratio; ``tag`` is the branch's.
     """
 
     ids: np.ndarray
@@ -61,6 +100,7 @@ class Layout:
     fill: np.ndarray
     sample: np.ndarray
     noise: np.ndarray
+    turn: np.ndarray
     image: np.ndarray
     tag: np.ndarray
 
@@ -69,7 +109,7 @@ class Layout:
 
     @property
     def num_noises(self) -> int:
-        """Number of (branch, block) pairs with a mask ratio of their own."""
+        """Number of mask ratios to draw."""
         return int(self.noise.max()) + 1 if len(self.noise) else 0
 
 
@@ -83,12 +123,14 @@ def lay_out(document: Document, eos: int) -> Layout:
     for index, (branch, row) in enumerate(zip(document.branches, rows, strict=True)):
         mine = index + 1 if len(rows) > 1 else 0
         end, first = len(row) // length, len(branch.prompt) // length
+        drawn = 0
         if end - 1 > shared:
             parts.append(_piece(row, shared * length, (end - 1) * length, branch=mine, stream=0, length=length))
         for view in range(document.views):
             noisy = _piece(row, first * length, end * length, branch=mine, stream=view + 1, length=length)
-            parts.append(_with_target(noisy, branch, index, noises, first))
-        noises += end - first
+            parts.append(_with_target(noisy, branch, index, noises))
+            drawn = int(noisy["noise"].max()) + 1 - noises
+        noises += drawn
     return Layout(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
@@ -179,19 +221,32 @@ def _piece(row: np.ndarray, start: int, end: int, *, branch: int, stream: int, l
         "fill": np.zeros(size, dtype=bool),
         "sample": np.full(size, -1, dtype=np.int64),
         "noise": np.full(size, -1, dtype=np.int64),
+        "turn": np.zeros(size, dtype=np.int64),
         "image": np.zeros(size, dtype=bool),
         "tag": np.zeros(size, dtype=np.int64),
     }
 
 
-def _with_target(
-    piece: dict[str, np.ndarray], branch: Branch, index: int, noises: int, first: int
-) -> dict[str, np.ndarray]:
+def _with_target(piece: dict[str, np.ndarray], branch: Branch, index: int, noises: int) -> dict[str, np.ndarray]:
     prompt, whole = len(branch.prompt), len(branch.prompt) + len(branch.target)
+    segment = _segment_of(piece["position"] - prompt, branch)
     piece["maskable"] = piece["position"] >= prompt
     piece["fill"] = piece["position"] >= whole
     piece["sample"][:] = index
-    piece["noise"] = noises + piece["block"] - first
-    piece["image"][:] = branch.is_image
+    piece["noise"] = noises + _runs(piece["block"], segment)
+    piece["turn"] = piece["noise"] - piece["noise"][np.searchsorted(piece["block"], piece["block"])]
+    piece["image"] = np.array([part.is_image for part in branch.parts])[segment]
     piece["tag"][:] = branch.tag
     return piece
+
+
+def _segment_of(place: np.ndarray, branch: Branch) -> np.ndarray:
+    """Segment of each place in the target; the prompt before it counts as the first, the fill after it as the last."""
+    ends = np.cumsum([part.length for part in branch.parts])
+    return np.minimum(np.searchsorted(ends, place, side="right"), len(ends) - 1)
+
+
+def _runs(block: np.ndarray, segment: np.ndarray) -> np.ndarray:
+    """Number, from 0, of the run of equal (block, segment) pairs that each position lies in."""
+    new = (np.diff(block) != 0) | (np.diff(segment) != 0)
+    return np.concatenate([[0], np.cumsum(new)])

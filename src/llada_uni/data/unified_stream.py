@@ -20,7 +20,7 @@ from llada_uni.scenes.graph import SceneGraph
 from llada_uni.scenes.questions import FAMILIES, Question, sample_question
 from llada_uni.vocab import TextTokenizer, Vocab
 
-__all__ = ["MixConfig", "Writer", "balanced_questions"]
+__all__ = ["MixConfig", "Writer", "balanced_questions", "image_block"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,12 @@ class MixConfig:
     costs half as much, and every cell sees all others; block by block is learnt in the rest of the run. Until
     ``windows_until`` documents are about windows of pictures (``data.windows``).
     ``families`` gives question families a weight other than 1; a family that cannot be asked is replaced by another.
+
+    The shares of further tasks (``data.task_stream``) are of all documents and come first; ``image_share`` divides what
+    they leave. ``edit_no_text_share`` and ``edit_no_image_share`` of the edits drop the instruction, or the pictures.
+
+    Raises:
+        ConfigError: shares of tasks below 0, or more than 1 together.
     """
 
     image_share: float = 0.65
@@ -48,6 +54,34 @@ class MixConfig:
         ("style", 0.5),
         ("describe", 0.7),
     )
+    thinking_share: float = 0.0
+    riddle_share: float = 0.0
+    thinking_riddle_share: float = 0.0
+    edit_share: float = 0.0
+    story_share: float = 0.0
+    comparison_share: float = 0.0
+    fact_share: float = 0.0
+    edit_no_text_share: float = 0.05
+    edit_no_image_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        shares = self.task_shares
+        if min(shares.values()) < 0 or sum(shares.values()) > 1 + 1e-9:
+            told = ", ".join(f"{name} {share:g}" for name, share in shares.items() if share)
+            raise ConfigError(f"shares of tasks: expected none below 0 and at most 1 together, got {told}")
+
+    @property
+    def task_shares(self) -> dict[str, float]:
+        """Share of every further task, by name."""
+        return {
+            "thinking": self.thinking_share,
+            "riddle": self.riddle_share,
+            "thinking_riddle": self.thinking_riddle_share,
+            "edit": self.edit_share,
+            "story": self.story_share,
+            "comparison": self.comparison_share,
+            "fact": self.fact_share,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,22 +114,22 @@ class Writer:
 
     def picture(self, graph: SceneGraph, codes: np.ndarray, source: random.Random, *, whole: bool = False) -> Document:
         """Text to image; now and then with the unconditional prompt. ``whole``: one block for prompt and picture."""
-        image = _image(codes)
+        image = image_block(codes)
         rows = t2i(self.vocab, self.tokenizer, caption_for_training(graph, source), image.grid)
         prompt = rows.uncond if source.random() < self.mix.unconditional_share else rows.cond
         branch = Branch(prompt=prompt or (), target=answer_image(self.vocab, image), is_image=True, tag=-1)
-        length = len(branch.prompt) + len(branch.target) if whole else self._block_length(source)
+        length = len(branch.prompt) + len(branch.target) if whole else self.block_length(source)
         return Document(branches=(branch,), block_length=length, views=2 if self.mix.complementary else 1)
 
     def reading(self, graph: SceneGraph, codes: np.ndarray, source: random.Random) -> Document:
         """Several questions about one picture, which stands once in the row."""
         weights = dict(self.mix.families)
         questions = balanced_questions(graph, source, self.mix.questions, weights)
-        return self.asked(codes, questions, self._block_length(source))
+        return self.asked(codes, questions, self.block_length(source))
 
     def asked(self, codes: np.ndarray, questions: Sequence[Question], block_length: int) -> Document:
         """A document with one branch per question; the tag is the number of the question's family."""
-        image = _image(codes)
+        image = image_block(codes)
         branches = tuple(
             Branch(
                 prompt=understand(self.vocab, self.tokenizer, question.text, [image]).cond,
@@ -106,7 +140,8 @@ class Writer:
         )
         return Document(branches=branches, block_length=block_length, views=2 if self.mix.complementary else 1)
 
-    def _block_length(self, source: random.Random) -> int:
+    def block_length(self, source: random.Random) -> int:
+        """A block length drawn by the shares of the mix."""
         lengths, weights = zip(*self.mix.block_lengths, strict=True)
         return source.choices(lengths, weights)[0]
 
@@ -127,5 +162,6 @@ def _question(graph: SceneGraph, source: random.Random, family: str) -> Question
         return sample_question(graph, source)
 
 
-def _image(codes: np.ndarray) -> ImageBlock:
+def image_block(codes: np.ndarray) -> ImageBlock:
+    """Codes [h, w] as prompts take them."""
     return ImageBlock(grid=TokenGrid(*codes.shape), codes=[int(code) for code in codes.flat])

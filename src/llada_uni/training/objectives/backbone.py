@@ -19,8 +19,17 @@ from llada_uni.backbone.config import BackboneConfig
 from llada_uni.backbone.model import Backbone
 from llada_uni.data.block_rows import Document, collate, lay_out
 from llada_uni.data.code_meanings import code_meanings
-from llada_uni.data.code_pool import CodePool, PoolConfig, encode_pictures, extract, fingerprint
+from llada_uni.data.code_pool import (
+    CodePool,
+    PoolConfig,
+    TaskPool,
+    TaskPoolConfig,
+    encode_pictures,
+    extract,
+    fingerprint,
+)
 from llada_uni.data.scene_stream import draw_scenes, pictures, python_random
+from llada_uni.data.task_stream import TaskWriter
 from llada_uni.data.unified_stream import MixConfig, Writer
 from llada_uni.diffusion.balance import max_violation, updated_bias
 from llada_uni.diffusion.losses import mtrs_normaliser, mtrs_token_weights, token_cross_entropy
@@ -47,22 +56,29 @@ _HEAD_LENGTH = 0.6
 
 @dataclass(frozen=True, kw_only=True)
 class CodePoolJob:
-    """Extracts the pool of codes that the backbone trains on."""
+    """Extracts the pools of codes that the backbone trains on."""
 
     name: str
     pool: PoolConfig
+    tasks: TaskPoolConfig | None = None
 
     def run(self, resources: Resources) -> dict[str, object]:
         """Writes missing shards into the cache; can be stopped and run again."""
         torch.set_num_threads(1)
-        extract(self.pool, frozen(resources.out, "image_tokenizer"), _pool_directory(resources))
-        return {"name": self.name, "scenes": self.pool.num_shards * self.pool.shard_size}
+        tokenizer = frozen(resources.out, "image_tokenizer")
+        extract(self.pool, tokenizer, _pool_directory(resources))
+        done: dict[str, object] = {"name": self.name, "scenes": self.pool.num_shards * self.pool.shard_size}
+        if self.tasks is None:
+            return done
+        extract(self.tasks, tokenizer, _task_directory(resources))
+        return done | {"groups": self.tasks.num_shards * self.tasks.shard_size}
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneObjectiveConfig:
     """The model, its data and its noise.
 
+    ``tasks`` is the pool of groups of scenes that shares of edits, stories and comparisons in ``mix`` need.
     ``capacity`` is the number of tokens of a packed row; rows run in ``num_buckets`` groups of similar length.
     ``fill_weight`` scales the loss of end-of-text ids that only fill the last block. ``balance_rate`` moves the router
     bias, until ``balance_stop`` of the run is over. ``meaning_shards``: shards of the pool from which the meaning
@@ -84,6 +100,7 @@ class BackboneObjectiveConfig:
     eval_documents: int = 96
     max_shard_bytes: int = 12 * 2**20
     warm: str | None = None
+    tasks: TaskPoolConfig | None = None
 
     def build(self, resources: Resources, seed: int) -> BackboneObjective:
         """A freshly initialised backbone (or that of checkpoint ``warm``) and the extracted pool."""
@@ -102,7 +119,14 @@ class BackboneObjectiveConfig:
             meanings = code_meanings(pool, num_codes, min(self.meaning_shards, self.pool.num_shards))
             start_from_meanings(model, meanings, tokenizer.codebook, offset, generator)
         warm_start(model, self.warm, "backbone", resources)
-        return BackboneObjective(self, model, writer, pool, tokenizer)
+        return BackboneObjective(self, model, writer, pool, tokenizer, self._task_pool(resources, tokenizer))
+
+    def _task_pool(self, resources: Resources, tokenizer: ImageTokenizer) -> TaskPool | None:
+        if self.tasks is None:
+            return None
+        directory = _task_directory(resources)
+        extract(self.tasks, tokenizer, directory)
+        return TaskPool(self.tasks, directory, fingerprint(self.tasks, tokenizer))
 
 
 class BackboneObjective:
@@ -115,15 +139,18 @@ class BackboneObjective:
         writer: Writer,
         pool: CodePool,
         tokenizer: ImageTokenizer | None = None,
+        tasks: TaskPool | None = None,
     ) -> None:
         self.config = config
         self.model = model
-        self._writer, self._pool, self._tokenizer = writer, pool, tokenizer
+        self._writer, self._pool, self._tokenizer, self._tasks = writer, pool, tokenizer, tasks
         self._loads: Tensor | None = None
 
     def batch(self, draw: Draw) -> Batch:
         """Packed rows with noise already drawn; see ``data.block_rows.collate`` and :func:`noised`."""
-        documents = self._writer.documents(draw.numpy("documents"), self._pool, draw.size, progress=draw.progress)
+        documents = TaskWriter(writer=self._writer).documents(
+            draw.numpy("documents"), self._pool, self._tasks, draw.size, progress=draw.progress
+        )
         return self.rows(documents, draw.torch("masks"))
 
     def rows(self, documents: list[Document], generator: torch.Generator) -> dict[str, Tensor]:
@@ -234,9 +261,10 @@ def noised(
     mask_id: int,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Adds ``noisy_ids`` and ``masked`` to rows of :func:`collate`: one ratio per (branch, block), stratified over all.
+    """Adds ``noisy_ids`` and ``masked`` to rows of :func:`collate`: one ratio per number in ``noise``, stratified.
 
-    A second view of a block masks exactly what the first left visible.
+    A second view of a block masks exactly what the first left visible. Of a block with several segments one is at work:
+    those before it stand clean, those after it are wholly masked.
     """
     noise, image = rows["noise"], rows["image"]
     num_noises = int(noise.max()) + 1
@@ -246,6 +274,7 @@ def noised(
     for law, chosen in ((image_law, is_image), (text_law, ~is_image)):
         if chosen.any():
             ratios[chosen] = block_mask_ratios(int(chosen.sum()), law, generator)
+    ratios = _in_order(rows, ratios, generator)
     maskable = rows["maskable"]
     ratio = torch.where(noise >= 0, ratios[noise.clamp_min(0)], 0.0)
     first = maskable & (rows["stream"] == 1)
@@ -254,6 +283,19 @@ def noised(
         masked = masked | _second_view(rows, masked)
         noisy = rows["ids"].masked_fill(masked, mask_id)
     return {**rows, "noisy_ids": noisy, "masked": masked}
+
+
+def _in_order(rows: Mapping[str, Tensor], ratios: Tensor, generator: torch.Generator) -> Tensor:
+    """Ratios [N] with 0 before and 1 after the segment at work in each block that holds several."""
+    turn = torch.zeros(len(ratios), dtype=torch.long)
+    known = rows["noise"] >= 0
+    turn[rows["noise"][known]] = rows["turn"][known]
+    if not turn.any():
+        return ratios
+    first = torch.arange(len(turn)) - turn
+    num_segments = torch.bincount(first, minlength=len(turn))
+    at_work = (torch.rand(len(turn), generator=generator) * num_segments).long()[first]
+    return torch.where(turn < at_work, 0.0, torch.where(turn > at_work, 1.0, ratios))
 
 
 def _second_view(rows: Mapping[str, Tensor], masked: Tensor) -> Tensor:
@@ -348,3 +390,7 @@ def _mean(values: Tensor, chosen: Tensor) -> Tensor:
 
 def _pool_directory(resources: Resources) -> Path:
     return resources.cache / "codes"
+
+
+def _task_directory(resources: Resources) -> Path:
+    return resources.cache / "task-codes"
