@@ -1,7 +1,8 @@
 """The embedded model, stage by stage. Every function returns one complete frozen configuration.
 
-Times are for one core; `all` runs the stages in order, each building on what the earlier ones wrote. The functions that
-end in ``_gpu`` are the same stages with the batches and the precision of one GPU.
+Times are for one core in float32 (``--set dtype=bfloat16`` is faster on processors whose bfloat16 products are, see
+``llada-uni doctor``); ``all`` runs the stages in order, each building on what the earlier ones wrote. The functions
+that end in ``_gpu`` are the same stages with the batches and the precision of one GPU.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 from llada_uni.backbone.config import BackboneConfig
 from llada_uni.data.code_pool import PoolConfig
+from llada_uni.data.unified_stream import MixConfig
 from llada_uni.decoder.config import DecoderConfig, SemanticEmbedderConfig, VAEConfig
 from llada_uni.image_tokenizer.config import ImageTokenizerConfig, VisionConfig, VQConfig
 from llada_uni.training.config import OptimConfig, ScheduleConfig, TrainConfig
@@ -76,7 +78,6 @@ def vae() -> TrainConfig:
         schedule=ScheduleConfig(warmup_steps=100, floor=0.01),
         ema_decay=0.998,
         log_every=50,
-        dtype="bfloat16",
     )
 
 
@@ -131,13 +132,18 @@ def backbone() -> TrainConfig:
     )
     return TrainConfig(
         name="nano-backbone",
-        objective=BackboneObjectiveConfig(backbone=shape, pool=_POOL, balance_rate=3e-3),
+        objective=BackboneObjectiveConfig(
+            backbone=shape,
+            pool=_POOL,
+            mix=MixConfig(image_share=0.7, windows_until=0.55, whole_until=0.75),
+            balance_rate=3e-3,
+            num_buckets=4,
+        ),
         minutes=60.0,
-        batch_size=32,
-        optim=OptimConfig(lr=2e-3, weight_decay=0.05),
-        schedule=ScheduleConfig(warmup_steps=150, floor=0.03),
-        ema_decay=0.998,
-        dtype="bfloat16",
+        batch_size=48,
+        optim=OptimConfig(kind="muon", lr=3e-3, table_lr=0.1, weight_decay=0.05),
+        schedule=ScheduleConfig(warmup_steps=40, floor=0.03),
+        ema_decay=0.995,
     )
 
 
@@ -160,12 +166,11 @@ def decoder() -> TrainConfig:
     return TrainConfig(
         name="nano-decoder",
         objective=DecoderObjectiveConfig(decoder=shape, embedder=embedder, data=_FLOW),
-        minutes=35.0,
+        minutes=70.0,
         batch_size=24,
-        optim=OptimConfig(lr=2e-3, weight_decay=0.01),
-        schedule=ScheduleConfig(warmup_steps=150, floor=0.03),
+        optim=OptimConfig(kind="muon", lr=1.2e-3, weight_decay=0.01),
+        schedule=ScheduleConfig(warmup_steps=60, floor=0.03),
         ema_decay=0.999,
-        dtype="bfloat16",
     )
 
 
@@ -174,12 +179,11 @@ def turbo() -> TrainConfig:
     return TrainConfig(
         name="nano-turbo",
         objective=TurboObjectiveConfig(data=_FLOW),
-        minutes=12.0,
+        minutes=18.0,
         batch_size=24,
-        optim=OptimConfig(lr=3e-4, weight_decay=0.0),
+        optim=OptimConfig(kind="muon", lr=6e-4, weight_decay=0.0),
         schedule=ScheduleConfig(warmup_steps=30, floor=0.05),
         ema_decay=0.995,
-        dtype="bfloat16",
     )
 
 
@@ -207,8 +211,8 @@ def package() -> PackageJob:
 def backbone_gpu() -> TrainConfig:
     """The backbone on one GPU in ten minutes, from the shipped weights, with four times the pool."""
     config = _on_gpu(backbone(), batch_size=384, minutes=10.0)
-    pool = replace(_POOL, num_shards=384)
-    return replace(config, objective=replace(config.objective, pool=pool, warm="nano"))
+    pool, mix = replace(_POOL, num_shards=384), replace(config.objective.mix, windows_until=0.2, whole_until=0.5)
+    return replace(config, objective=replace(config.objective, pool=pool, mix=mix, warm="nano"))
 
 
 def decoder_gpu() -> TrainConfig:

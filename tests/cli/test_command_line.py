@@ -187,7 +187,7 @@ def test_doctor_finds_nothing_wrong(checkpoint: str, capsys: pytest.CaptureFixtu
     assert run(["doctor", "--model", checkpoint, "--json", "--read-weights"]) == 0
     value = json.loads(capsys.readouterr().out)
     assert value["ok"]
-    assert {"versions", "cpu", "backend", "disk", "model", "backbone", "vae", "together", "memory"} <= {
+    assert {"versions", "cpu", "backend", "speed", "disk", "model", "backbone", "vae", "together", "memory"} <= {
         check["name"] for check in value["checks"]
     }
     assert run(["doctor", "--model", checkpoint]) == 0

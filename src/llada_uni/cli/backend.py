@@ -1,7 +1,8 @@
-"""Compares the fast attention and experts with the plain ones on a device."""
+"""What a device computes and how fast: fast attention and experts against the plain ones, products by dtype."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from llada_uni.layers.attention import attend
 from llada_uni.layers.moe import ExpertBackend, Experts, Routing, route
 
-__all__ = ["largest_difference"]
+__all__ = ["largest_difference", "product_speed"]
 
 
 @torch.inference_mode()
@@ -25,6 +26,23 @@ def largest_difference(device: str) -> tuple[float, float]:
     allowed = torch.ones(40, 40, dtype=torch.bool, device=device).tril()[None, None]
     attention = attend(q, k, v, allowed) - attend(q, k, v, allowed, backend="reference")
     return float(attention.abs().max()), _experts(numbers)
+
+
+@torch.inference_mode()
+def product_speed(device: str, *, side: int = 512, repeats: int = 8) -> dict[str, float]:
+    """Billions of operations per second of a matrix product, by dtype: which of them trainings should use here."""
+    speeds: dict[str, float] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        matrix = torch.ones(side, side, dtype=dtype, device=device)
+        seconds = min(_timed(matrix) for _ in range(repeats))
+        speeds[str(dtype).removeprefix("torch.")] = 2 * side**3 / seconds / 1e9
+    return speeds
+
+
+def _timed(matrix: Tensor) -> float:
+    began = time.perf_counter()
+    float((matrix @ matrix)[0, 0])  # reading a number waits for the device
+    return time.perf_counter() - began
 
 
 def _experts(numbers: Callable[..., Tensor]) -> float:

@@ -69,7 +69,7 @@ def _all_checks(
     use_all_cores()
     yield _versions()
     yield from _devices()
-    yield _backend(device)
+    yield from _backend(device)
     yield _disk(output)
     yield from _model(model, revision, device, dtype, read_weights)
 
@@ -87,18 +87,22 @@ def _devices() -> Iterator[Check]:
         yield Check(name=device["device"], ok=True, detail=f"{what}, {memory}")
 
 
-def _backend(device: str) -> Check:
-    """Do the fast attention and the fast experts agree with the plain ones on this device?"""
-    from llada_uni.cli.backend import largest_difference
+def _backend(device: str) -> Iterator[Check]:
+    """Do the fast attention and the fast experts agree with the plain ones on this device, and how fast is it?"""
+    from llada_uni.cli.backend import largest_difference, product_speed
 
     try:
         place, _, _ = _target(device, None)
         attention, experts = largest_difference(place)
+        speeds = product_speed(place)
     except (LladaUniError, RuntimeError) as error:
-        return Check(name="backend", ok=False, detail=" ".join(str(error).split()))
+        yield Check(name="backend", ok=False, detail=" ".join(str(error).split()))
+        return
     agree = max(attention, experts) < _TOLERANCE
     detail = f"largest difference from the plain computation: attention {attention:.0e}, experts {experts:.0e}"
-    return Check(name="backend", ok=agree, detail=detail)
+    yield Check(name="backend", ok=agree, detail=detail)
+    told = ", ".join(f"{name} {speed:,.0f}" for name, speed in speeds.items())
+    yield Check(name="speed", ok=True, detail=f"matrix products on {place}, GFLOP/s: {told}")
 
 
 def _disk(output: str | None) -> Check:

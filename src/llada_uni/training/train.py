@@ -29,6 +29,7 @@ from llada_uni.training.schedule import lr_factor
 __all__ = ["Run", "TrainResult", "train"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+_PROBES = 5  # points of a run at which its speed is measured
 _MAY_CHANGE = ("steps", "minutes", "log_every", "checkpoint_seconds", "threads", "prefetch", "probe_seconds")
 
 
@@ -188,8 +189,7 @@ def _to_device(value: Any, device: str) -> Any:
     return value
 
 
-def _draws(config: TrainConfig, step: int, horizon: int) -> list[Draw]:
-    progress = step / max(horizon, 1)
+def _draws(config: TrainConfig, step: int, progress: float) -> list[Draw]:
     return [
         Draw(seed=config.seed, step=step, micro=micro, size=config.batch_size, progress=progress)
         for micro in range(config.accumulation)
@@ -206,7 +206,10 @@ class _Prefetch:
         self._queue: list[Future[list[tuple[Draw, Batch]]]] = []
 
     def _make(self, step: int) -> list[tuple[Draw, Batch]]:
-        return [(draw, self._run.objective.batch(draw)) for draw in _draws(self._run.config, step, self._run.horizon)]
+        return [(draw, self._run.objective.batch(draw)) for draw in self._draws(step)]
+
+    def _draws(self, step: int) -> list[Draw]:
+        return _draws(self._run.config, step, step / max(self._run.horizon, 1))
 
     def take(self) -> list[tuple[Draw, Batch]]:
         if self._pool is None:
@@ -226,16 +229,20 @@ class _Prefetch:
 
 
 def _horizon_from_minutes(run: Run) -> int:
-    """Number of steps that fit into the budget at the speed measured now; the trial steps leave no trace."""
+    """Number of steps that fit into the budget at the speed measured now; the trial steps leave no trace.
+
+    Trial steps are spread over the whole run, since early and late batches may differ in cost.
+    """
     config = run.config
     assert config.minutes is not None
     before = _clone_state(run.objective.model)
     trial = Run.start(replace(config, minutes=None, steps=10**9), run.objective)
     trial.horizon = 10**9
     seconds, steps = 0.0, 0
-    while seconds < config.probe_seconds and steps < 200:
+    while (seconds < config.probe_seconds or steps % _PROBES) and steps < 200:
         started = time.monotonic()
-        _step(trial, [(draw, run.objective.batch(draw)) for draw in _draws(config, trial.step, trial.horizon)])
+        draws = _draws(config, trial.step, (trial.step % _PROBES + 0.5) / _PROBES)
+        _step(trial, [(draw, run.objective.batch(draw)) for draw in draws])
         if trial.step > 1:
             seconds, steps = seconds + time.monotonic() - started, steps + 1
     run.objective.model.load_state_dict(before)
