@@ -210,3 +210,19 @@ def test_progress_counts_what_is_really_done(checkpoint: str, monkeypatch: pytes
     (bar,) = bars
     tokens = bar._progress.tasks[bar._tasks["tokens"]]
     assert tokens.completed == tokens.total > 3
+
+
+def test_task_suites_report_the_suites_that_were_asked_for(checkpoint: str, capsys: Capture) -> None:
+    arguments = ["eval", "tasks", "--suite", "fact", "--limit", "2", "--json", "--model", checkpoint]
+    assert run([*arguments, "--output", "report.json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {"bench", "sha256", "fact", "seconds"} <= set(report)
+    assert "edit" not in report
+    assert sum(value["total"] for value in report["fact"]["categories"].values()) == 2
+    assert json.loads(Path("report.json").read_text(encoding="utf-8")) == report
+
+
+def test_an_unknown_suite_is_named_with_the_known_ones(refuses: Callable[..., str]) -> None:
+    line = refuses("eval", "tasks", "--suite", "nonsense")
+    assert "nonsense" in line
+    assert "riddle_thinking" in line

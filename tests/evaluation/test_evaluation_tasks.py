@@ -197,7 +197,7 @@ def test_questions_are_asked_about_all_pictures_and_about_none() -> None:
 def test_runs_are_chosen_by_name() -> None:
     report = run_scenebench_tasks(Oracle(), limit=2, runs=["fact"])
     assert set(report) & set(RUNS) == {"fact"}
-    with pytest.raises(ConfigError, match="unknown run 'poetry'; expected some of riddle_plain"):
+    with pytest.raises(ConfigError, match="unknown suite 'poetry'; expected some of riddle_plain"):
         run_scenebench_tasks(Oracle(), runs=["poetry"])
     with pytest.raises(ConfigError, match="at least 1"):
         run_scenebench_tasks(Oracle(), limit=0, runs=["fact"])

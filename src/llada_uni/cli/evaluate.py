@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +11,7 @@ import typer
 from llada_uni.cli import options as opt
 from llada_uni.cli import output as out
 
-__all__ = ["register", "scenebench"]
+__all__ = ["register", "scenebench", "tasks"]
 
 
 def register(app: typer.Typer) -> None:
@@ -18,6 +19,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Measure a model.", no_args_is_help=True)
     group.callback()(_group)
     group.command("scenebench")(scenebench)
+    group.command("tasks")(tasks)
     app.add_typer(group, name="eval")
 
 
@@ -60,6 +62,32 @@ def scenebench(
     report = run_scenebench(
         pipeline, limit=limit, seed=seed, categories=category or None, progress=_tell, settings=settings
     )
+    _show(report, path, as_json=as_json)
+
+
+def tasks(
+    model: opt.Model = "nano",
+    revision: opt.Revision = None,
+    output: opt.Output = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Random seed.", rich_help_panel=opt.COMMON)] = 0,
+    as_json: opt.Json = False,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = None,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="That many items of every suite.")] = None,
+    suite: Annotated[list[str] | None, typer.Option("--suite", help="Only this one; may be repeated.")] = None,
+) -> None:
+    """The task suites: riddles plain and thinking, edits, stories, comparisons, facts."""
+    path = out.target(output, as_json=as_json)
+
+    from llada_uni.cli.loading import open_model
+    from llada_uni.evaluation.scenebench_tasks import run_scenebench_tasks
+
+    pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
+    report = run_scenebench_tasks(pipeline, limit=limit, seed=seed, runs=suite or None, progress=_tell)
+    _show(report, path, as_json=as_json)
+
+
+def _show(report: dict[str, Any], path: Path | None, *, as_json: bool) -> None:
     if path is not None:
         import json
 

@@ -96,12 +96,12 @@ def run_scenebench_tasks(
     make pictures.
 
     Raises:
-        ConfigError: an unknown run or a limit below 1.
+        ConfigError: an unknown suite or a limit below 1.
     """
     wanted = RUNS if runs is None else tuple(runs)
     unknown = [name for name in wanted if name not in RUNS]
     if unknown:
-        raise ConfigError(f"unknown run {unknown[0]!r}; expected some of {', '.join(RUNS)}")
+        raise ConfigError(f"unknown suite {unknown[0]!r}; expected some of {', '.join(RUNS)}")
     bench = load_task_bench()
     start = time.perf_counter()
     report: dict[str, Any] = {"bench": "scenebench-tasks-v1", "sha256": bench.sha256, "model": model.name, "seed": seed}
