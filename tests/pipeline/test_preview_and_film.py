@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from full_disk import full_disk
 from llada_uni.errors import CheckpointError, ConfigError, ImageError, ResourceError, SizeError
 from llada_uni.grid import TokenGrid
 from llada_uni.pipeline import EncodedImage, ImageDone, LladaUni
@@ -289,19 +288,9 @@ def test_unknown_endings(name: str) -> None:
         film_kind(Path(name))
 
 
-@pytest.fixture
-def small_files_only() -> Iterator[None]:
-    """Every file of this process is cut at 4 KiB, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-@pytest.mark.usefixtures("small_files_only")
 def test_a_full_disk_leaves_the_old_film(model: LladaUni, events: list[Any], tmp_path: Path) -> None:
     (tmp_path / "a.gif").write_bytes(b"old")
-    with pytest.raises(ResourceError, match=r"cannot write .*a\.gif"):
+    with full_disk(4096), pytest.raises(ResourceError, match=r"cannot write .*a\.gif"):
         filmed(model, events).save(tmp_path / "a.gif")
     assert (tmp_path / "a.gif").read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["a.gif"]

@@ -6,12 +6,12 @@ import errno
 import io
 import json
 import os
-import resource
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from full_disk import full_disk
 from llada_uni.errors import ConfigError, ImageError, ResourceError
 from llada_uni.grid import TokenGrid
 from llada_uni.pipeline.files import write_atomic
@@ -119,20 +119,10 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     assert (tmp_path / "a.bin").stat().st_mode & 0o777 == 0o644
 
 
-@pytest.fixture
-def small_files_only():
-    """Every file of this process is cut at 4 KiB, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-@pytest.mark.usefixtures("small_files_only")
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     write_atomic(path, b"old")
-    with pytest.raises(ResourceError, match=r"cannot write .*a\.bin \(100,000 bytes\)"):
+    with full_disk(4096), pytest.raises(ResourceError, match=r"cannot write .*a\.bin \(100,000 bytes\)"):
         write_atomic(path, bytes(100_000))
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]

@@ -6,8 +6,7 @@ import base64
 import io
 import json
 import re
-import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from full_disk import full_disk
 from llada_uni import prompts
 from llada_uni.backbone.denoiser import CachedDenoiser
 from llada_uni.errors import BudgetError, ConfigError, ImageError, LladaUniError, PromptError, ResourceError, SizeError
@@ -383,19 +383,9 @@ def test_only_stories_are_replaced(tmp_path: Path) -> None:
     assert a_result().save(tmp_path / "empty").is_dir()
 
 
-@pytest.fixture
-def small_files_only() -> Iterator[None]:
-    """Every file of this process is cut at 64 bytes, as on a full disk."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-@pytest.mark.usefixtures("small_files_only")
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     for save in (lambda: a_result().save(tmp_path / "tale"), lambda: a_result().save_html(tmp_path / "tale.html")):
-        with pytest.raises(ResourceError, match="cannot write"):
+        with full_disk(), pytest.raises(ResourceError, match="cannot write"):
             save()
         assert not list(tmp_path.iterdir())
 
@@ -403,13 +393,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_old_story(tmp_path: Path) -> None:
     path = a_result().save(tmp_path / "tale")
     before = {found.name: found.read_bytes() for found in path.iterdir()}
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
-    try:
-        with pytest.raises(ResourceError, match="cannot write"):
-            a_result("other").save(path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with full_disk(), pytest.raises(ResourceError, match="cannot write"):
+        a_result("other").save(path)
     assert {found.name: found.read_bytes() for found in path.iterdir()} == before
     assert [found.name for found in tmp_path.iterdir()] == ["tale"]
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from checkpoint_files import LOADERS, assert_same, states
 
+from full_disk import full_disk
 from llada_uni.errors import CheckpointError, ResourceError
 from llada_uni.testing.checkpoint import tiny_components, write_tiny_checkpoint
 from llada_uni.testing.tiny import tiny_backbone
@@ -20,17 +19,6 @@ from llada_uni.weights.save import Components, save_checkpoint
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Files can grow to ``size`` bytes only, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 PARTS = tiny_components()
@@ -49,7 +37,7 @@ SAVERS: dict[str, Callable[[Path], object]] = {
 def test_a_full_disk_leaves_everything_as_it_was(name: str, tmp_path: Path) -> None:
     root = write_tiny_checkpoint(tmp_path / "checkpoint", seed=1)
     before = contents(tmp_path)
-    with largest_file(1500), pytest.raises(ResourceError, match=r"cannot write .*; nothing was changed"):
+    with full_disk(1500), pytest.raises(ResourceError, match=r"cannot write .*; nothing was changed"):
         SAVERS[name](root)
     assert contents(tmp_path) == before
     load.check_checkpoint(root)
@@ -57,7 +45,7 @@ def test_a_full_disk_leaves_everything_as_it_was(name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", SAVERS)
 def test_a_full_disk_leaves_no_half_written_file(name: str, tmp_path: Path) -> None:
-    with largest_file(1500), pytest.raises(ResourceError):
+    with full_disk(1500), pytest.raises(ResourceError):
         SAVERS[name](tmp_path / "new")
     assert contents(tmp_path) == {}
 
