@@ -162,3 +162,24 @@ def test_seams_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for one in numbers["variants"]:
         assert one["agreement"]["all"]["meaning"]["total"] == total
         assert 0 < one["agreement"]["after"]["code"]["total"] <= total
+
+
+def test_curves_are_thinned_and_keep_the_last_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = tmp_path / "cache" / "nano-line"
+    stage.mkdir(parents=True)
+    rows = [{"step": n, "error": 1 / n, "lr": 0.1, "seconds": 2.0 * n} for n in range(1, 102)]
+    (stage / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (stage / "evaluation.json").write_text('{"psnr": 30.0}', encoding="utf-8")
+    out = tmp_path / "out.json"
+    run("training_curves", monkeypatch, "--cache", str(tmp_path / "cache"), "--out", str(out))
+    numbers = json.loads(out.read_text())["numbers"]["nano-line"]
+    assert set(numbers["curve"]) == {"step", "error", "seconds"}
+    assert numbers["curve"]["step"][-1] == 101
+    assert 30 <= len(numbers["curve"]["step"]) <= 40
+    assert numbers["curve"]["seconds"] == [2.0 * step for step in numbers["curve"]["step"]]
+    assert numbers["evaluation"] == {"psnr": 30.0}
+
+
+def test_curves_of_nothing_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match="found none"):
+        run("training_curves", monkeypatch, "--cache", str(tmp_path))
