@@ -57,7 +57,10 @@ _ANSWER_TOKENS = 64
 class TaskModel(Protocol):
     """The methods of ``LladaUni`` that the suites call; lists in, lists out."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the model was opened as."""
+        ...
 
     def generate_image(self, prompt: Any, /, **options: Any) -> Any:
         """Prompts to results with ``.image``; ``thinking`` writes a plan first."""
