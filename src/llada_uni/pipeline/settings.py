@@ -370,7 +370,8 @@ def _token_settings(
     presets: Presets, given: dict[str, Any], steps_per_block: int, task: Literal["picture", "text"]
 ) -> dict[str, Any]:
     fast = resolve_sprint(given.get("sprint"), given.get("keep_ratio"), task)
-    threshold = presets.confidence_threshold
+    own = presets.image_threshold if task == "picture" else None
+    threshold = presets.confidence_threshold if own is None else own
     if fast is not None:
         steps_per_block = steps_per_block if fast.steps_per_block is None else fast.steps_per_block
         threshold = threshold if fast.confidence_threshold is None else fast.confidence_threshold
