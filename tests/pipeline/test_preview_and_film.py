@@ -82,7 +82,6 @@ def test_the_checker_has_four_squares_to_a_cell() -> None:
         ([1] * 16, GRID, {"num_steps": 0}, ConfigError, "num_steps"),
         ([1] * 16, GRID, {"decoder": "fast"}, ConfigError, "decoder"),
     ],
-    ids=str,
 )
 def test_wrong_previews(
     model: LladaUni, codes: Any, grid: TokenGrid, options: dict[str, Any], error: type[Exception], message: str

@@ -126,7 +126,6 @@ def test_cells_and_their_complement() -> None:
         ({"keep_cells": [(0, True)]}, ConfigError, "keep_cells: expected"),
         ({"keep_cells": [(r, c) for r in range(8) for c in range(8)]}, ConfigError, "names all 64 cells"),
     ],
-    ids=str,
 )  # fmt: skip
 def test_wrong_regions(where: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message) as caught:

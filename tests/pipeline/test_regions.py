@@ -63,7 +63,6 @@ def outside(result: ImageResult, cell_px: int = 8) -> np.ndarray:
 @pytest.mark.parametrize(
     "where",
     [{"box": (8, 8, 24, 24)}, {"cells": [(0, 0), (3, 3)]}, {"keep_cells": [(1, 2)]}, {"box": (0, 20, 32, 32)}],
-    ids=str,
 )
 def test_codes_outside_the_region_are_exactly_those_of_the_source(
     model: LladaUni, square: Image.Image, where: dict[str, Any], reference: bool, temperature: float
@@ -108,7 +107,7 @@ def test_the_model_sees_kept_codes_and_the_masks_of_the_others(model: LladaUni, 
     assert not torch.equal(*logits)
 
 
-@pytest.mark.parametrize("where", [{"box": (5, 9, 20, 23)}, {"cells": [(1, 1), (1, 2)]}], ids=str)
+@pytest.mark.parametrize("where", [{"box": (5, 9, 20, 23)}, {"cells": [(1, 1), (1, 2)]}])
 @pytest.mark.parametrize("kind", ["picture", "result", "codes"])
 def test_blending_keeps_every_pixel_outside_bit_for_bit(
     model: LladaUni, square: Image.Image, encoded: EncodedImage, kind: str, where: dict[str, Any]
@@ -196,7 +195,6 @@ def test_vary_at_full_strength_is_a_new_picture(model: LladaUni, encoded: Encode
         ({"height": 48}, "top", (0, 0)),
         ({"height": 48, "width": 32}, "bottom-left", (2, 0)),
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("known_by", ["picture", "codes"])
 def test_outpainting_places_the_source_whole(
@@ -319,7 +317,6 @@ CELL = {"cells": [(0, 0)]}
         (CELL | {"steps": 3}, TypeError, "unexpected keyword argument 'steps'"),
         (CELL | {"height": 3}, TypeError, "unexpected keyword argument 'height'"),
     ],
-    ids=str,
 )
 def test_wrong_requests_fail_before_anything_is_computed(
     model: LladaUni, square: Image.Image, options: dict[str, Any], error: type[Exception], message: str
@@ -341,7 +338,6 @@ def test_wrong_requests_fail_before_anything_is_computed(
         ({"width": 48, "anchor": "middle"}, ConfigError, "anchor: expected one of center, top"),
         ({"width": 48, "strength": 0.5}, TypeError, "strength"),
     ],
-    ids=str,
 )
 def test_wrong_sizes_to_grow_to(
     model: LladaUni, square: Image.Image, options: dict[str, Any], error: type[Exception], message: str
