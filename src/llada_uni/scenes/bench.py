@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from llada_uni.errors import CheckpointError, ConfigError
 from llada_uni.scenes.bench_items import GENERATION_CATEGORIES, UNDERSTANDING_CATEGORIES, build_lines
@@ -40,6 +40,7 @@ __all__ = [
     "answer_passes",
     "load_bench",
     "picture_passes",
+    "read_frozen",
     "score",
     "select",
     "wilson",
@@ -144,22 +145,28 @@ def _understanding_item(record: dict[str, object]) -> UnderstandingItem:
     )
 
 
+def read_frozen(name: str, sha256: str, path: Path | None = None) -> tuple[str, list[Any]]:
+    """Checksum and records of a frozen file of JSON lines (without its head) in the package, or at ``path``.
+
+    Raises ``CheckpointError`` when the file is missing or differs in a single byte from the frozen one.
+    """
+    source = resources.files("llada_uni.scenes").joinpath(name) if path is None else path
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"expected the benchmark file {name}, got {error}; reinstall the package") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise CheckpointError(f"{name} was altered: expected sha256 {sha256[:12]}…, got {found[:12]}…; reinstall it")
+    return found, [json.loads(line) for line in data.decode("ascii").splitlines()[1:]]
+
+
 def load_bench(path: Path | None = None) -> Bench:
     """Load SceneBench v1 from the package (or from ``path``).
 
     Raises ``CheckpointError`` when the file is missing or differs in a single byte from the frozen one.
     """
-    source = resources.files("llada_uni.scenes").joinpath(_FILE) if path is None else path
-    try:
-        data = source.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"expected the benchmark file {_FILE}, got {error}; reinstall the package") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != SCENEBENCH_V1_SHA256:
-        raise CheckpointError(
-            f"{_FILE} was altered: expected sha256 {SCENEBENCH_V1_SHA256[:12]}…, got {found[:12]}…; reinstall it"
-        )
-    records = [json.loads(line) for line in data.decode("ascii").splitlines()[1:]]
+    found, records = read_frozen(_FILE, SCENEBENCH_V1_SHA256, path)
     return Bench(
         sha256=found,
         generation=tuple(_generation_item(record) for record in records if "prompt" in record),

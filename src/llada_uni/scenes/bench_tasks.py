@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
-from llada_uni.errors import CheckpointError, ConfigError
+from llada_uni.errors import ConfigError
 from llada_uni.scenes import bench
-from llada_uni.scenes.bench import CategoryScore, Scores
+from llada_uni.scenes.bench import CategoryScore, Scores, read_frozen
 from llada_uni.scenes.bench_task_items import build_lines
 from llada_uni.scenes.changes import Change, change_from_json, is_made, untouched_share
 from llada_uni.scenes.comparisons import compared_rightly
@@ -180,19 +178,9 @@ def load_task_bench(path: Path | None = None) -> TaskBench:
 
     Raises ``CheckpointError`` when the file is missing or differs in a single byte from the frozen one.
     """
-    source = resources.files("llada_uni.scenes").joinpath(_FILE) if path is None else path
-    try:
-        data = source.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"expected the benchmark file {_FILE}, got {error}; reinstall the package") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != SCENEBENCH_TASKS_V1_SHA256:
-        raise CheckpointError(
-            f"{_FILE} was altered: expected sha256 {SCENEBENCH_TASKS_V1_SHA256[:12]}…, got {found[:12]}…; reinstall it"
-        )
+    found, records = read_frozen(_FILE, SCENEBENCH_TASKS_V1_SHA256, path)
     items: dict[str, list[Any]] = {suite: [] for suite in SUITES}
-    for line in data.decode("ascii").splitlines()[1:]:
-        record = json.loads(line)
+    for record in records:
         suite = record["id"].split("-")[0]
         items[suite].append(_READERS[suite](record))
     riddles, edits, stories, comparisons, facts = (tuple(items[suite]) for suite in SUITES)
