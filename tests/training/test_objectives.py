@@ -19,7 +19,7 @@ from llada_uni.diffusion.balance import max_violation
 from llada_uni.errors import ConfigError
 from llada_uni.training.export import frozen
 from llada_uni.training.objective import Draw, Resources
-from llada_uni.training.objectives.backbone import start_from_meanings
+from llada_uni.training.objectives.backbone import set_start, start_from_meanings
 from llada_uni.training.objectives.codebook import CodebookTrainer, kmeans_plus_plus, merge_codes
 from llada_uni.training.objectives.decoder import Judge, Sampler
 from llada_uni.training.objectives.tokenizer import within_group_variance
@@ -89,7 +89,7 @@ def test_the_backbone_loss_does_not_depend_on_sharding(tiny_resources: Resources
     objective = built("backbone", tiny_resources)
     objective.model.double()
     draw = Draw(seed=0, step=0, size=4)
-    documents = objective._writer.documents(draw.numpy("documents"), objective._pool, 4)
+    documents = objective.writer.documents(draw.numpy("documents"), objective.pool, 4)
     whole = objective.rows(documents, torch.Generator().manual_seed(0))
     rows = whole["ids"].shape[0]
     value = float(objective.loss(whole, torch.Generator())[0].detach())
@@ -137,15 +137,31 @@ def test_codes_of_one_meaning_start_side_by_side() -> None:
     codebook = torch.randn(6, 4, generator=generator)
     model = Backbone(tiny_config("backbone").objective.backbone)
     start_from_meanings(model, meanings, codebook, model.config.vocab_size - 6, generator)
-    for table, length in ((model.lm_head.weight, 0.6), (model.model.word_embeddings.weight, None)):
+    for table, share in ((model.lm_head.weight, 1.875), (model.model.word_embeddings.weight, 1.0)):
         rows = table.detach()[-6:]
         cosines = F.normalize(rows, dim=-1) @ F.normalize(rows, dim=-1).T
         same = (meanings @ meanings.T).bool()
         assert cosines[same].min() > 0.8
         assert cosines[~same].max() < 0.2
         assert cosines.fill_diagonal_(0).max() < 0.999  # synonyms can still be told apart
-        if length is not None:
-            torch.testing.assert_close(rows.norm(dim=-1), torch.full((6,), length))
+        words = table.detach()[:-6].norm(dim=-1).mean()
+        torch.testing.assert_close(rows.norm(dim=-1), (words * share).expand(6))
+
+
+def test_a_quiet_start_is_the_two_tables_alone() -> None:
+    config = tiny_config("backbone").objective.backbone
+    model = Backbone(config)
+    model.reset_parameters(torch.Generator().manual_seed(0))
+    set_start(model, 0.3, 0.05)
+    inside, head = model.model.word_embeddings.weight.detach(), model.lm_head.weight.detach()
+    assert float(inside.square().mean().sqrt()) == pytest.approx(0.3, rel=0.05)
+    assert float(head.square().mean().sqrt()) == pytest.approx(0.05, rel=0.05)
+    ids = torch.arange(4)[None]
+    alone = F.rms_norm(inside[ids], (config.hidden_size,), eps=config.rms_norm_eps) @ head.T
+    torch.testing.assert_close(model(ids, ids), alone)
+    model.reset_parameters(torch.Generator().manual_seed(0))
+    set_start(model, 0.3, 0.05, quiet_outputs=False)
+    assert (model(ids, ids) - alone).abs().max() > 1e-3
 
 
 def test_a_code_never_seen_starts_from_its_vector_alone() -> None:
