@@ -142,7 +142,7 @@ def sides(case: Case) -> dict[str, list[int]]:
 def predicted(model: Any, items: list[Case], seed: int, *, reference: bool, block_length: int) -> list[tuple[int, ...]]:
     """Codes of all cases with their regions predicted again; nothing is decoded to pixels."""
     from llada_uni import TokenGrid
-    from llada_uni.pipeline.region_run import region_request
+    from llada_uni.pipeline.region_edit import region_request
     from llada_uni.pipeline.region_settings import region_settings
     from llada_uni.pipeline.stations import returned
     from llada_uni.pipeline.stations import write as write_ids

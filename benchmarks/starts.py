@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+
 from _record import record, write
 
 _MASKED = 0.15

@@ -11,7 +11,19 @@ from PIL import Image
 
 import llada_uni
 from llada_uni.errors import ConfigError, LladaUniError, PromptError
-from llada_uni.pipeline import AnswerDone, AskTask, ChatTask, EditTask, GenerateTask, ImageDone, LladaUni, Turn
+from llada_uni.pipeline import (
+    AnswerDone,
+    AskTask,
+    ChatTask,
+    EditTask,
+    GenerateTask,
+    ImageDone,
+    InpaintTask,
+    LladaUni,
+    OutpaintTask,
+    Turn,
+    VaryTask,
+)
 from llada_uni.pipeline import perform as perform_module
 from llada_uni.pipeline.stations import write
 from llada_uni.pipeline.tasks import Task
@@ -31,6 +43,8 @@ def mixture(photo: Image.Image, portrait: Image.Image, temperature: float) -> li
         EditTask(image=[portrait, photo], instruction="a", seed=6, guidance_text=1.0, height=32, num_steps=2, **warm),
         GenerateTask(prompt="a", seed=7, thinking=True, thinking_tokens=5, height=48, width=32, **warm),
         AskTask(image=portrait, question="what colour is the small boat on the right?", seed=8, raw=True, **warm),
+        InpaintTask(image=photo, prompt="add a star", cells=[(0, 1), (1, 1)], seed=9, **warm),
+        VaryTask(image=portrait, prompt="a cat", seed=10, guidance_scale=1.0, decoder="normal", **warm),
     ]  # fmt: skip
 
 
@@ -54,11 +68,18 @@ def test_a_mixture_gives_what_each_task_gives_alone(
 
 
 def test_the_methods_do_what_their_tasks_do(model: LladaUni, photo: Image.Image) -> None:
+    square = Image.new("RGB", (32, 32), "green")
     pairs = [
         (GenerateTask(prompt="a", seed=1), model.generate_image("a", seed=1)),
         (AskTask(image=photo, question="a", seed=1), model.understand_image(photo, "a", seed=1)),
         (EditTask(image=photo, instruction="a", seed=1), model.edit_image(photo, "a", seed=1)),
         (ChatTask(messages=[Turn("user", "a")], seed=1), model.chat([Turn("user", "a")], seed=1)),
+        (
+            InpaintTask(image=photo, prompt="a", box=(0, 0, 9, 9), seed=1),
+            model.inpaint_image(photo, "a", box=(0, 0, 9, 9), seed=1),
+        ),
+        (VaryTask(image=photo, prompt="a", seed=1), model.vary_image(photo, "a", seed=1)),
+        (OutpaintTask(image=square, prompt="a", width=48, seed=1), model.outpaint_image(square, "a", width=48, seed=1)),
     ]
     for task, result in pairs:
         assert essence(model.run([task])[0]) == essence(result)
@@ -76,21 +97,21 @@ def test_all_rows_share_the_steps(
     monkeypatch.setattr(perform_module, "write", counted)
     tasks = mixture(photo, portrait, 0.0)
     model.run(tasks)
-    assert sizes == [8, 2], "one call for all, one for the pictures after a plan"
+    assert sizes == [10, 2], "one call for all, one for the pictures after a plan"
     sizes.clear()
     model.run([task for task in tasks if not getattr(task, "thinking", False)])
-    assert sizes == [6]
+    assert sizes == [8]
 
 
 def test_events_carry_the_task_they_belong_to(model: LladaUni, photo: Image.Image, portrait: Image.Image) -> None:
     tasks = mixture(photo, portrait, 0.0)
     events = list(model.stream(tasks))
     done = {event.row: type(event) for event in events if isinstance(event, (AnswerDone, ImageDone))}
-    assert [done[row] for row in range(8)] == [
+    assert [done[row] for row in range(10)] == [
         AnswerDone if isinstance(task, (AskTask, ChatTask)) else ImageDone for task in tasks
     ]
-    assert {event.row for event in events if isinstance(event, FlowStep)} == {0, 2, 4, 5, 6}
-    assert {event.row for event in events if isinstance(event, StepDone)} == set(range(8))
+    assert {event.row for event in events if isinstance(event, FlowStep)} == {0, 2, 4, 5, 6, 8, 9}
+    assert {event.row for event in events if isinstance(event, StepDone)} == set(range(10))
     last_answer = max(n for n, event in enumerate(events) if isinstance(event, AnswerDone))
     first_pixel = min(n for n, event in enumerate(events) if isinstance(event, FlowStep))
     assert last_answer < first_pixel, "an answer does not wait for pictures to be drawn"
@@ -106,7 +127,7 @@ def test_results_come_in_the_order_of_the_tasks(model: LladaUni) -> None:
     ("tasks", "error", "message"),
     [
         ([], PromptError, "tasks: expected at least one"),
-        ([{"prompt": "a"}], ConfigError, "tasks: expected values of GenerateTask, .*ChatTask, got dict"),
+        ([{"prompt": "a"}], ConfigError, "tasks: expected values of GenerateTask, .*VaryTask, got dict"),
         ([GenerateTask(prompt="a"), GenerateTask(prompt="")], PromptError, "prompt: expected some words"),
         ([GenerateTask(prompt="a", seed=[1, 2])], ConfigError, "seed"),  # type: ignore[arg-type]
     ],

@@ -13,7 +13,7 @@ from PIL import Image
 from llada_uni.errors import BudgetError, ConfigError, ImageError, PromptError, SizeError
 from llada_uni.grid import TokenGrid
 from llada_uni.pipeline import EncodedImage, ImageDone, ImageResult, LladaUni
-from llada_uni.pipeline.region_run import region_request
+from llada_uni.pipeline.region_edit import region_request
 from llada_uni.pipeline.region_settings import region_settings
 from llada_uni.prompts import ImageBlock
 from llada_uni.protocols import Finished, FlowStep, Started, StepDone

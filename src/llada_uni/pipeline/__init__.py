@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from llada_uni.pipeline.results import AnswerDone, EncodedImage, ImageDone, ImageResult, TextResult
 from llada_uni.pipeline.story_results import FramePreview, StoryDone, StoryResult, StoryTurn
-from llada_uni.pipeline.tasks import AskTask, ChatTask, EditTask, GenerateTask, Turn
+from llada_uni.pipeline.tasks import (
+    AskTask,
+    ChatTask,
+    EditTask,
+    GenerateTask,
+    InpaintTask,
+    OutpaintTask,
+    Turn,
+    VaryTask,
+)
 
 if TYPE_CHECKING:
     from llada_uni.pipeline.conversation import Conversation
@@ -28,13 +37,16 @@ __all__ = [
     "GenerateTask",
     "ImageDone",
     "ImageResult",
+    "InpaintTask",
     "LladaUni",
+    "OutpaintTask",
     "StoryDone",
     "StoryResult",
     "StoryState",
     "StoryTurn",
     "TextResult",
     "Turn",
+    "VaryTask",
 ]
 
 _LATER = {

@@ -18,8 +18,8 @@ from llada_uni.protocols import Event
 from llada_uni.sampling.block_sampler import Granularity
 
 if TYPE_CHECKING:
+    from llada_uni.pipeline.jobs import Job, Script
     from llada_uni.pipeline.networks import Networks
-    from llada_uni.pipeline.scripts import Job, Script
 
 __all__ = ["perform"]
 

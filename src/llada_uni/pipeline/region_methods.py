@@ -6,12 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from llada_uni.grid import TokenGrid
-from llada_uni.pipeline import regions
 from llada_uni.pipeline.film import Film
+from llada_uni.pipeline.perform import perform
 from llada_uni.pipeline.preview import PREVIEW_STEPS, Canvas, preview_image
 from llada_uni.pipeline.region_settings import InpaintOptions, OutpaintOptions, VaryOptions
 from llada_uni.pipeline.region_source import RegionSource
+from llada_uni.pipeline.regions import region_tasks
 from llada_uni.pipeline.results import ImageDone, ImageResult
+from llada_uni.pipeline.scripts import job
+from llada_uni.pipeline.tasks import InpaintTask, OutpaintTask, VaryTask
 from llada_uni.protocols import Event
 from llada_uni.sampling.block_sampler import Granularity
 
@@ -80,9 +83,7 @@ class RegionMethods:
             SizeError: codes on a grid the checkpoint was not trained on.
             ConfigError: not exactly one region, one outside the picture, or another argument out of range.
         """
-        return regions.inpaint(
-            self.networks, image, prompt, at_once=self.pictures_at_once, granularity=granularity, **options
-        )
+        return self._stream(InpaintTask, image, prompt, granularity, dict(options))
 
     @overload
     def outpaint_image(self, image: RegionSource, prompt: str, **options: Unpack[OutpaintOptions]) -> ImageResult: ...
@@ -113,9 +114,7 @@ class RegionMethods:
         Raises:
             SizeError: no such size, or one that is not larger. Other errors as in :meth:`stream_inpaint`.
         """
-        return regions.outpaint(
-            self.networks, image, prompt, at_once=self.pictures_at_once, granularity=granularity, **options
-        )
+        return self._stream(OutpaintTask, image, prompt, granularity, dict(options))
 
     @overload
     def vary_image(self, image: RegionSource, prompt: str, **options: Unpack[VaryOptions]) -> ImageResult: ...
@@ -146,9 +145,14 @@ class RegionMethods:
         Raises:
             As in :meth:`stream_inpaint`.
         """
-        return regions.vary(
-            self.networks, image, prompt, at_once=self.pictures_at_once, granularity=granularity, **options
-        )
+        return self._stream(VaryTask, image, prompt, granularity, dict(options))
+
+    def _stream(
+        self, kind: type, image: Any, prompt: Any, granularity: Granularity, options: dict[str, Any]
+    ) -> Iterator[Any]:
+        tasks = region_tasks(kind, image, prompt, options.pop("seed", None), options)
+        jobs = [job(self.networks, task) for task in tasks]
+        return perform(self.networks, jobs, granularity, at_once=self.pictures_at_once)
 
     def preview_image(
         self,

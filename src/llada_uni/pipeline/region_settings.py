@@ -11,6 +11,7 @@ from llada_uni.image_tokenizer.images import ImageSource
 from llada_uni.pipeline.checks import check_number
 from llada_uni.pipeline.settings import ImageSettings, image_settings
 from llada_uni.protocols import Guidance
+from llada_uni.sampling.flow_sampler import FlowSettings
 from llada_uni.weights.catalog import Presets
 
 __all__ = ["InpaintOptions", "OutpaintOptions", "RegionOptions", "RegionSettings", "VaryOptions", "region_settings"]
@@ -65,6 +66,15 @@ class RegionSettings:
     guidance: Guidance
     reference: bool
     blend: bool
+
+    @property
+    def decoder(self) -> str:
+        """Which decoder draws the result."""
+        return self.image.decoder
+
+    def flow(self) -> FlowSettings:
+        """How the decoder samples."""
+        return self.image.flow()
 
     def as_dict(self) -> dict[str, Any]:
         """What was used, ready for JSON."""

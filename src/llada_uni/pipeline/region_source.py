@@ -12,12 +12,11 @@ from llada_uni.errors import ConfigError
 from llada_uni.grid import TokenGrid
 from llada_uni.image_tokenizer.images import ImageSource, for_editing, load_image, resize_to_cover_and_crop
 from llada_uni.pipeline.results import EncodedImage, ImageResult
-from llada_uni.pipeline.stations import encode
 
 if TYPE_CHECKING:
     from llada_uni.pipeline.networks import Networks
 
-__all__ = ["RegionSource", "Source", "check_codes", "open_source", "with_codes"]
+__all__ = ["RegionSource", "Source", "check_codes", "open_source"]
 
 RegionSource = ImageSource | ImageResult | EncodedImage
 """A picture of any origin, or a result or codes of this model, which are taken as they are."""
@@ -45,6 +44,13 @@ class Source:
         same = self.picture is None or self.picture.size == (width, height)
         return None if same else [width, height]
 
+    def readable(self, model: str) -> Image.Image | EncodedImage:
+        """What the main path reads: codes where they are known, else the picture at the image tokenizer's size."""
+        if self.codes is not None:
+            return EncodedImage(codes=self.codes, grid=self.grid, model=model)
+        assert self.sized is not None
+        return self.sized
+
 
 def open_source(networks: Networks, image: RegionSource) -> Source:
     """Read the picture; nothing is computed yet.
@@ -65,13 +71,6 @@ def open_source(networks: Networks, image: RegionSource) -> Source:
     grid = geometry.grid_from_tokenizer_px(sized.height, sized.width)
     fitting = _fitting(picture, geometry.output_px(grid))
     return Source(grid=grid, size_px=(picture.height, picture.width), picture=fitting, sized=sized)
-
-
-def with_codes(networks: Networks, sources: Sequence[Source]) -> list[tuple[int, ...]]:
-    """The codes of all sources; those that have none are encoded together."""
-    pictures = {id(source): source.sized for source in sources if source.codes is None}
-    encoded = dict(zip(pictures, encode(networks, list(pictures.values())), strict=True))
-    return [encoded[id(source)].codes if source.codes is None else source.codes for source in sources]
 
 
 def check_codes(networks: Networks, grid: TokenGrid, codes: Sequence[int]) -> None:

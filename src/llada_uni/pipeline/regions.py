@@ -1,141 +1,35 @@
 """Edits on the token grid: some cells of a picture are masked and predicted again, all other codes stay as they are.
 
-Three tasks that differ only in which cells are open; :mod:`llada_uni.pipeline.region_run` carries them out.
+Three tasks that differ only in which cells are open; :mod:`llada_uni.pipeline.region_edit` makes jobs of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from llada_uni.errors import ConfigError, PromptError, SizeError
 from llada_uni.grid import TokenGrid
 from llada_uni.pipeline.checks import as_items, as_list, check_choice, check_number, check_text, resolve_seeds
-from llada_uni.pipeline.region_cells import ANCHORS, placed, read_region, share_of, whole
-from llada_uni.pipeline.region_run import Job, run
-from llada_uni.pipeline.region_settings import region_settings
+from llada_uni.pipeline.jobs import Job
+from llada_uni.pipeline.region_cells import ANCHORS, Region, placed, read_region, share_of, whole
+from llada_uni.pipeline.region_edit import RegionEdit, region_job
+from llada_uni.pipeline.region_settings import RegionOptions, region_settings
 from llada_uni.pipeline.region_source import Source, open_source
-from llada_uni.pipeline.results import ImageDone
-from llada_uni.protocols import Event
-from llada_uni.sampling.block_sampler import Granularity
+from llada_uni.pipeline.tasks import InpaintTask, OutpaintTask, VaryTask
 
 if TYPE_CHECKING:
     from llada_uni.pipeline.networks import Networks
 
-__all__ = ["inpaint", "outpaint", "vary"]
+__all__ = ["inpaint_job", "outpaint_job", "region_tasks", "vary_job"]
 
 
-def inpaint(
-    networks: Networks,
-    image: Any,
-    prompt: Any,
-    *,
-    at_once: int = 1,
-    granularity: Granularity = "step",
-    mask: Any = None,
-    box: Any = None,
-    cells: Any = None,
-    keep_cells: Any = None,
-    strength: float = 1.0,
-    reference: bool = True,
-    blend: bool = True,
-    seed: int | Sequence[int] | None = None,
-    **sampling: Any,
-) -> Iterator[Event | ImageDone]:
-    """``LladaUni.stream_inpaint``; everything is checked before it returns."""
-    check_number(strength, name="strength", low=0, high=1)
-    options = sampling | {"reference": reference, "blend": blend}
-    jobs: list[Job] = []
-    for source, words, one_seed in _items(networks, image, prompt, seed):
-        region = read_region(
-            networks.geometry, source.grid, source.size_px, mask=mask, box=box, cells=cells, keep_cells=keep_cells
-        )
-        jobs.append(
-            Job(
-                prompt=words,
-                seed=one_seed,
-                source=source,
-                grid=source.grid,
-                region=region.only(share_of(region.positions, strength, one_seed)),
-                settings=_settings(networks, source.grid, options),
-                details={"task": "inpaint", "strength": float(strength)},
-            )
-        )
-    return run(networks, jobs, at_once, granularity)
+def region_tasks(kind: type, image: Any, prompt: Any, seed: Any, options: Mapping[str, Any]) -> list[Any]:
+    """One task of ``kind`` for every picture; one prompt may serve a list of pictures.
 
-
-def outpaint(
-    networks: Networks,
-    image: Any,
-    prompt: Any,
-    *,
-    at_once: int = 1,
-    granularity: Granularity = "step",
-    height: int | None = None,
-    width: int | None = None,
-    anchor: str = "center",
-    reference: bool = True,
-    blend: bool = True,
-    seed: int | Sequence[int] | None = None,
-    **sampling: Any,
-) -> Iterator[Event | ImageDone]:
-    """``LladaUni.stream_outpaint``; everything is checked before it returns."""
-    check_choice(anchor, name="anchor", choices=tuple(ANCHORS))
-    options = sampling | {"reference": reference, "blend": blend}
-    jobs: list[Job] = []
-    for source, words, one_seed in _items(networks, image, prompt, seed):
-        grid = _larger(networks, source.grid, height, width)
-        region, place = placed(networks.geometry, source.grid, grid, anchor)
-        jobs.append(
-            Job(
-                prompt=words,
-                seed=one_seed,
-                source=source,
-                grid=grid,
-                place=place,
-                region=region,
-                settings=_settings(networks, grid, options),
-                details={"task": "outpaint", "anchor": anchor},
-            )
-        )
-    return run(networks, jobs, at_once, granularity)
-
-
-def vary(
-    networks: Networks,
-    image: Any,
-    prompt: Any,
-    *,
-    at_once: int = 1,
-    granularity: Granularity = "step",
-    strength: float = 0.5,
-    reference: bool = False,
-    blend: bool = False,
-    seed: int | Sequence[int] | None = None,
-    **sampling: Any,
-) -> Iterator[Event | ImageDone]:
-    """``LladaUni.stream_vary``; everything is checked before it returns."""
-    check_number(strength, name="strength", low=0, high=1)
-    options = sampling | {"reference": reference, "blend": blend}
-    jobs: list[Job] = []
-    for source, words, one_seed in _items(networks, image, prompt, seed):
-        region = whole(networks.geometry, source.grid)
-        jobs.append(
-            Job(
-                prompt=words,
-                seed=one_seed,
-                source=source,
-                grid=source.grid,
-                region=region.only(share_of(region.positions, strength, one_seed)),
-                settings=_settings(networks, source.grid, options),
-                details={"task": "vary", "strength": float(strength)},
-            )
-        )
-    return run(networks, jobs, at_once, granularity)
-
-
-def _items(networks: Networks, image: Any, prompt: Any, seed: Any) -> list[tuple[Source, str, int]]:
-    """Picture, words and seed of every row; one prompt may serve a list of pictures."""
+    Raises:
+        PromptError: no picture, or neither one prompt nor one for each.
+    """
     images, many = as_list(image)
     if not images:
         raise PromptError("image: expected at least one, got an empty list")
@@ -143,16 +37,70 @@ def _items(networks: Networks, image: Any, prompt: Any, seed: Any) -> list[tuple
     if isinstance(prompt, (list, tuple)) and (not many or len(words) != len(images)):
         pictures = f"{len(images)} pictures" if many else "one picture"
         raise PromptError(f"prompt: expected one for all pictures or one for each, got {len(words)} for {pictures}")
-    texts = [check_text(one, name="prompt") for one in words]
-    texts = texts if isinstance(prompt, (list, tuple)) else texts * len(images)
+    texts = words if isinstance(prompt, (list, tuple)) else words * len(images)
     seeds = resolve_seeds(seed, len(images))
-    return [(open_source(networks, one), text, each) for one, text, each in zip(images, texts, seeds, strict=True)]
+    return [
+        kind(image=one, prompt=text, seed=each, **options) for one, text, each in zip(images, texts, seeds, strict=True)
+    ]
 
 
-def _settings(networks: Networks, grid: TokenGrid, options: dict[str, Any]) -> Any:
+def inpaint_job(networks: Networks, task: InpaintTask) -> Job:
+    """Cells of a mask, box or list."""
+    check_number(task.strength, name="strength", low=0, high=1)
+    source = open_source(networks, task.image)
+    region = read_region(
+        networks.geometry,
+        source.grid,
+        source.size_px,
+        mask=task.mask,
+        box=task.box,
+        cells=task.cells,
+        keep_cells=task.keep_cells,
+    )
+    return _share(networks, task, source, region, "inpaint")
+
+
+def vary_job(networks: Networks, task: VaryTask) -> Job:
+    """A random share of all cells."""
+    check_number(task.strength, name="strength", low=0, high=1)
+    source = open_source(networks, task.image)
+    return _share(networks, task, source, whole(networks.geometry, source.grid), "vary")
+
+
+def outpaint_job(networks: Networks, task: OutpaintTask) -> Job:
+    """Cells around the picture on a larger grid."""
+    check_choice(task.anchor, name="anchor", choices=tuple(ANCHORS))
+    source = open_source(networks, task.image)
+    grid = _larger(networks, source.grid, task.height, task.width)
+    region, place = placed(networks.geometry, source.grid, grid, task.anchor)
+    details = {"task": "outpaint", "anchor": task.anchor}
+    return _job(networks, task, source, grid=grid, place=place, region=region, details=details)
+
+
+def _share(networks: Networks, task: InpaintTask | VaryTask, source: Source, region: Region, name: str) -> Job:
+    (seed,) = resolve_seeds(task.seed, 1)
+    chosen = region.only(share_of(region.positions, task.strength, seed))
+    details = {"task": name, "strength": float(task.strength)}
+    return _job(networks, task, source, grid=source.grid, region=chosen, details=details, seed=seed)
+
+
+def _job(
+    networks: Networks,
+    task: InpaintTask | OutpaintTask | VaryTask,
+    source: Source,
+    *,
+    grid: TokenGrid,
+    seed: int | None = None,
+    **rest: Any,
+) -> Job:
+    options = {name: getattr(task, name) for name in RegionOptions.__annotations__}
     settings = region_settings(networks.package.presets, networks.geometry.output_px(grid), options)
-    networks.require_decoder(settings.image.decoder)
-    return settings
+    networks.require_decoder(settings.decoder)
+    if seed is None:
+        (seed,) = resolve_seeds(task.seed, 1)
+    prompt = check_text(task.prompt, name="prompt")
+    edit = RegionEdit(prompt=prompt, seed=seed, source=source, grid=grid, settings=settings, **rest)
+    return region_job(networks, edit)
 
 
 def _larger(networks: Networks, grid: TokenGrid, height: int | None, width: int | None) -> TokenGrid:

@@ -1,20 +1,17 @@
-"""What each task does on the main path: which pictures it reads, and its script.
-
-A script is a generator. It yields a request, is sent what the request finished with, may go on with another request
-(the picture after a plan), and returns a drawing or an answer. Scripts know nothing of each other: ``perform`` runs any
-number of them side by side.
-"""
+"""Tasks as jobs: every kind of task has a function here (edits on the token grid in ``regions``) that checks it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from llada_uni.errors import ConfigError
 from llada_uni.grid import TokenGrid
 from llada_uni.image_tokenizer.images import for_editing
 from llada_uni.pipeline.checks import check_choice, check_flag, check_text, paired, resolve_seeds
+from llada_uni.pipeline.jobs import Job, Script
+from llada_uni.pipeline.regions import inpaint_job, outpaint_job, vary_job
 from llada_uni.pipeline.requests import (
     answer_request,
     answer_room,
@@ -37,28 +34,25 @@ from llada_uni.pipeline.settings import (
     thinking_settings,
 )
 from llada_uni.pipeline.stations import Drawing, blank, prepare, sized
-from llada_uni.pipeline.tasks import AskTask, ChatTask, EditTask, GenerateTask, Task
+from llada_uni.pipeline.tasks import (
+    AskTask,
+    ChatTask,
+    EditTask,
+    GenerateTask,
+    InpaintTask,
+    OutpaintTask,
+    Task,
+    VaryTask,
+)
 from llada_uni.pipeline.turns import as_turns
 from llada_uni.protocols import Finished, Request, Usage
 
 if TYPE_CHECKING:
     from llada_uni.pipeline.networks import Networks
 
-__all__ = ["Job", "Script", "job"]
+__all__ = ["job"]
 
-Script = Generator[Request, Finished, Drawing | TextResult]
 _PLAN_OPTIONS = ("thinking_tokens", "thinking_temperature", "thinking_top_p")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A task whose arguments are checked: the pictures it reads (PIL at the tokenizer's size, or codes) and its script.
-
-    ``script`` takes the codes of these pictures.
-    """
-
-    pictures: Sequence[Any] = ()
-    script: Callable[[Sequence[EncodedImage]], Script]
 
 
 def job(networks: Networks, task: Task) -> Job:
@@ -228,4 +222,7 @@ _JOBS: Mapping[type, Callable[[Networks, Any], Job]] = {
     EditTask: _edit,
     AskTask: _ask,
     ChatTask: _chat,
+    InpaintTask: inpaint_job,
+    OutpaintTask: outpaint_job,
+    VaryTask: vary_job,
 }

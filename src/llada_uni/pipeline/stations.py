@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from llada_uni.pipeline.networks import Networks
+    from llada_uni.pipeline.region_settings import RegionSettings
     from llada_uni.pipeline.settings import DecodeSettings
     from llada_uni.pipeline.tasks import Picture
 
@@ -133,7 +134,7 @@ def draw(
     codes: Tensor,
     grid: TokenGrid,
     seeds: Sequence[int],
-    settings: DecodeSettings,
+    settings: DecodeSettings | RegionSettings,
     *,
     at_once: int = 1,
 ) -> Iterator[FlowStep]:
@@ -161,22 +162,23 @@ def draw(
 class Drawing:
     """A picture that is written and not drawn yet: what to draw, and what its result will say beside the pixels.
 
-    ``also``: further settings to report.
+    ``also``: further settings to report. ``finish``: the last hand on the decoder's picture.
     """
 
     codes: tuple[int, ...]
     grid: TokenGrid
     seed: int
-    settings: DecodeSettings
+    settings: DecodeSettings | RegionSettings
     prompt: str | None = None
     thinking: str | None = None
     usage: Mapping[str, int] = field(default_factory=dict)
     also: Mapping[str, Any] = field(default_factory=dict)
+    finish: Callable[[Image], Image] | None = None
 
     def result(self, image: Any, model: str, timings: Mapping[str, float]) -> ImageResult:
         """With its pixels."""
         return ImageResult(
-            image=image,
+            image=image if self.finish is None else self.finish(image),
             codes=self.codes,
             grid=self.grid,
             prompt=self.prompt,

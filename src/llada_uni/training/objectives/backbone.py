@@ -84,7 +84,7 @@ class BackboneObjectiveConfig:
     ``fill_weight`` scales the loss of end-of-text ids that only fill the last block. ``balance_rate`` moves the router
     bias, until ``balance_stop`` of the run is over. ``meaning_shards``: shards of the pool from which the meaning
     of the codes is counted for the start (0 = random tables), see :func:`start_from_meanings`. ``embedding_rms`` and
-    ``head_rms`` are the root mean squares of the rows both tables start with, and ``quiet_outputs`` lets every layer start
+    ``head_rms`` are the root mean squares of the rows both tables start with; with ``quiet_outputs`` every layer starts
     by adding nothing, see :func:`set_start`.
     """
 
