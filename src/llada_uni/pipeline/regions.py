@@ -16,7 +16,7 @@ from llada_uni.pipeline.region_cells import ANCHORS, Region, placed, read_region
 from llada_uni.pipeline.region_edit import RegionEdit, region_job
 from llada_uni.pipeline.region_settings import RegionOptions, region_settings
 from llada_uni.pipeline.region_source import Source, open_source
-from llada_uni.pipeline.tasks import InpaintTask, OutpaintTask, VaryTask
+from llada_uni.pipeline.tasks import InpaintTask, OutpaintTask, RegionTask, VaryTask
 
 if TYPE_CHECKING:
     from llada_uni.pipeline.networks import Networks
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["inpaint_job", "outpaint_job", "region_tasks", "vary_job"]
 
 
-def region_tasks(kind: type, image: Any, prompt: Any, seed: Any, options: Mapping[str, Any]) -> list[Any]:
+def region_tasks(kind: type[RegionTask], image: Any, prompt: Any, seed: Any, options: Mapping[str, Any]) -> list[Any]:
     """One task of ``kind`` for every picture; one prompt may serve a list of pictures.
 
     Raises:
@@ -86,7 +86,7 @@ def _share(networks: Networks, task: InpaintTask | VaryTask, source: Source, reg
 
 def _job(
     networks: Networks,
-    task: InpaintTask | OutpaintTask | VaryTask,
+    task: RegionTask,
     source: Source,
     *,
     grid: TokenGrid,

@@ -26,6 +26,7 @@ __all__ = [
     "GenerateTask",
     "InpaintTask",
     "OutpaintTask",
+    "RegionTask",
     "Task",
     "Turn",
     "VaryTask",
@@ -166,14 +167,12 @@ class ChatTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InpaintTask:
-    """A picture, one region of which is predicted anew while all other codes stay.
+class RegionTask:
+    """What the three edits on the token grid have in common; not a task by itself.
 
     Args:
         image: a picture, or a result or codes of this model.
         prompt: with ``reference`` an instruction, without it a description of the whole picture.
-        mask, box, cells, keep_cells: the region, by exactly one of them; see ``LladaUni.stream_inpaint``.
-        strength: share of the region's cells that is predicted.
         reference: whether the source picture stands in the prompt.
         blend: whether pixels outside the region stay those of the source.
         block_length: of the prediction; the preset is ``region_block_length``.
@@ -183,79 +182,65 @@ class InpaintTask:
 
     image: RegionSource
     prompt: str
+    reference: bool = True
+    blend: bool = True
+    seed: int | None = None
+    block_length: int | None = None
+    steps_per_block: int | None = None
+    guidance_scale: float | None = None
+    guidance_text: float | None = None
+    guidance_image: float | None = None
+    confidence_threshold: float | None = None
+    temperature: float | None = None
+    num_steps: int | None = None
+    decoder: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class InpaintTask(RegionTask):
+    """A picture, one region of which is predicted anew while all other codes stay.
+
+    Args:
+        mask, box, cells, keep_cells: the region, by exactly one of them; see ``LladaUni.stream_inpaint``.
+        strength: share of the region's cells that is predicted.
+        image, prompt and the others: as in :class:`RegionTask`.
+    """
+
     mask: ImageSource | None = None
     box: Sequence[int] | None = None
     cells: Sequence[tuple[int, int]] | None = None
     keep_cells: Sequence[tuple[int, int]] | None = None
     strength: float = 1.0
-    reference: bool = True
-    blend: bool = True
-    seed: int | None = None
-    block_length: int | None = None
-    steps_per_block: int | None = None
-    guidance_scale: float | None = None
-    guidance_text: float | None = None
-    guidance_image: float | None = None
-    confidence_threshold: float | None = None
-    temperature: float | None = None
-    num_steps: int | None = None
-    decoder: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutpaintTask:
+class OutpaintTask(RegionTask):
     """A picture on a larger one; what surrounds it is predicted.
 
     Args:
         height, width: size of the larger picture in pixels; a side left out stays as it is.
         anchor: where the picture lies in it; see ``LladaUni.stream_outpaint``.
-        image, prompt and the others: as in :class:`InpaintTask`.
+        image, prompt and the others: as in :class:`RegionTask`.
     """
 
-    image: RegionSource
-    prompt: str
     height: int | None = None
     width: int | None = None
     anchor: str = "center"
-    reference: bool = True
-    blend: bool = True
-    seed: int | None = None
-    block_length: int | None = None
-    steps_per_block: int | None = None
-    guidance_scale: float | None = None
-    guidance_text: float | None = None
-    guidance_image: float | None = None
-    confidence_threshold: float | None = None
-    temperature: float | None = None
-    num_steps: int | None = None
-    decoder: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class VaryTask:
+class VaryTask(RegionTask):
     """A picture, a random share of whose cells is predicted anew.
 
     Args:
         strength: that share; 0 keeps every code, 1 predicts all.
         reference, blend: off, see ``LladaUni.stream_vary``.
-        image, prompt and the others: as in :class:`InpaintTask`.
+        image, prompt and the others: as in :class:`RegionTask`.
     """
 
-    image: RegionSource
-    prompt: str
     strength: float = 0.5
     reference: bool = False
     blend: bool = False
-    seed: int | None = None
-    block_length: int | None = None
-    steps_per_block: int | None = None
-    guidance_scale: float | None = None
-    guidance_text: float | None = None
-    guidance_image: float | None = None
-    confidence_threshold: float | None = None
-    temperature: float | None = None
-    num_steps: int | None = None
-    decoder: str | None = None
 
 
 Task = GenerateTask | EditTask | AskTask | ChatTask | InpaintTask | OutpaintTask | VaryTask
