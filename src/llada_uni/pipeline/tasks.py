@@ -203,7 +203,7 @@ class InpaintTask(RegionTask):
     Args:
         mask, box, cells, keep_cells: the region, by exactly one of them; see ``LladaUni.stream_inpaint``.
         strength: share of the region's cells that is predicted.
-        image, prompt and the others: as in :class:`RegionTask`.
+        image, prompt and the others: as in ``LladaUni.stream_inpaint``.
     """
 
     mask: ImageSource | None = None
@@ -220,7 +220,7 @@ class OutpaintTask(RegionTask):
     Args:
         height, width: size of the larger picture in pixels; a side left out stays as it is.
         anchor: where the picture lies in it; see ``LladaUni.stream_outpaint``.
-        image, prompt and the others: as in :class:`RegionTask`.
+        image, prompt and the others: as in ``LladaUni.stream_inpaint``.
     """
 
     height: int | None = None
@@ -235,7 +235,7 @@ class VaryTask(RegionTask):
     Args:
         strength: that share; 0 keeps every code, 1 predicts all.
         reference, blend: off, see ``LladaUni.stream_vary``.
-        image, prompt and the others: as in :class:`RegionTask`.
+        image, prompt and the others: as in ``LladaUni.stream_inpaint``.
     """
 
     strength: float = 0.5
