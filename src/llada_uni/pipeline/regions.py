@@ -73,8 +73,9 @@ def outpaint_job(networks: Networks, task: OutpaintTask) -> Job:
     source = open_source(networks, task.image)
     grid = _larger(networks, source.grid, task.height, task.width)
     region, place = placed(networks.geometry, source.grid, grid, task.anchor)
+    (seed,) = resolve_seeds(task.seed, 1)
     details = {"task": "outpaint", "anchor": task.anchor}
-    return _job(networks, task, source, grid=grid, place=place, region=region, details=details)
+    return _job(networks, task, source, grid=grid, place=place, region=region, details=details, seed=seed)
 
 
 def _share(networks: Networks, task: InpaintTask | VaryTask, source: Source, region: Region, name: str) -> Job:
@@ -90,14 +91,12 @@ def _job(
     source: Source,
     *,
     grid: TokenGrid,
-    seed: int | None = None,
+    seed: int,
     **rest: Any,
 ) -> Job:
     options = {name: getattr(task, name) for name in RegionOptions.__annotations__}
     settings = region_settings(networks.package.presets, networks.geometry.output_px(grid), options)
     networks.require_decoder(settings.decoder)
-    if seed is None:
-        (seed,) = resolve_seeds(task.seed, 1)
     prompt = check_text(task.prompt, name="prompt")
     edit = RegionEdit(prompt=prompt, seed=seed, source=source, grid=grid, settings=settings, **rest)
     return region_job(networks, edit)
