@@ -232,3 +232,39 @@ def test_packing_neither_splits_nor_loses(lengths: list[int], capacity: int) -> 
     assert sorted(index for row in packed for index in row) == list(range(len(lengths)))
     for row in packed:
         assert len(row) == 1 or sum(lengths[i] for i in row) <= capacity
+
+
+def test_things_are_masked_as_a_whole() -> None:
+    nearly_none = MaskRatioLaw(low=1e-9, high=1e-9, full_share=0.0)
+    shown = [0, 1, 1, 2, 0, 2, 3, 1, 0, 4]
+    branches = [Branch(prompt=(1, 2, 3), target=(9,) * 10, is_image=True, things=shown) for _ in range(50)]
+    documents = [Document(branches=(branch,), block_length=4) for branch in branches]
+    table = collate([lay_out(document, EOS) for document in documents], 60, EOS)
+    masked = noised(table, nearly_none, nearly_none, MASK, torch.Generator().manual_seed(0), hide_share=0.8)["masked"]
+    found = []
+    for sample in range(50):
+        own = (table["sample"] == sample) & table["maskable"]
+        states = {thing: masked[own & (table["thing"] == thing)].unique().tolist() for thing in range(5)}
+        assert all(len(state) == 1 for state in states.values()), "all of a thing or nothing"
+        assert states.pop(0) == [False]
+        assert table["position"][own & (table["thing"] == 1)].tolist() == [4, 5, 10]
+        found.append(sum(state == [True] for state in states.values()))
+    assert 0.3 < np.mean(found) / 4 < 0.5
+    none = noised(table, nearly_none, nearly_none, MASK, torch.Generator().manual_seed(0))["masked"]
+    assert not none.any()
+
+
+def test_what_stands_clean_before_a_segment_keeps_its_things() -> None:
+    parts = (Segment(length=4, is_image=True), Segment(length=4, is_image=False))
+    branch = Branch(prompt=(), target=(9,) * 8, segments=parts, things=(1, 1, 0, 0, 0, 0, 0, 0))
+    half = MaskRatioLaw(low=0.5, high=0.5, full_share=0.0)
+    table = collate([lay_out(Document(branches=(branch,), block_length=8), EOS) for _ in range(40)], 1, EOS)
+    masked = noised(table, half, half, MASK, torch.Generator().manual_seed(0), hide_share=1.0)["masked"]
+    words_stand = ~masked[:, 4:8].all(1)
+    assert words_stand.any()
+    assert not masked[words_stand][:, :4].any()
+
+
+def test_things_need_one_number_per_id() -> None:
+    with pytest.raises(ConfigError, match="things of 2 ids for a target of 4; give one per id"):
+        Branch(prompt=(), target=(1, 2, 3, 4), things=(1, 0))

@@ -333,3 +333,22 @@ def test_wrong_pools_are_one_line() -> None:
         TaskPoolConfig(turns=("edit", "poem"))
     with pytest.raises(ConfigError, match="expected at least 3, one per turn, got 2"):
         TaskPoolConfig(num_shards=2, turns=("edit", "story", "comparison"))
+
+
+def test_pictures_tell_which_codes_show_which_object(pool: CodePool, groups: TaskPool) -> None:
+    tasks = ("thinking", "riddle", "thinking_riddle", "edit", "story")
+    branches = [branch for task in tasks for branch in only(task, pool, groups)]
+    branches += [b for d in documents(writer(), pool, None, 12) for b in d.branches]
+    for branch in branches:
+        shown, target = np.array(branch.things), np.array(branch.target)
+        assert len(shown) == len(target)
+        assert (target[shown > 0] >= VOCAB.image_offset).all()
+        assert shown.max() >= 1
+    graph, codes = pool[0]
+    picture = writer().writer.picture(graph, codes, random.Random(0)).branches[0]
+    cells = np.array(picture.things[: codes.size]).reshape(codes.shape)
+    for number, item in enumerate(graph.objects, start=1):
+        height, width = item.cells
+        box = cells[item.row : item.row + height, item.column : item.column + width]
+        assert (box == number).all()
+        assert (cells == number).sum() == box.size

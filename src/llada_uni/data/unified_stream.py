@@ -20,7 +20,7 @@ from llada_uni.scenes.graph import SceneGraph
 from llada_uni.scenes.questions import FAMILIES, Question, sample_question
 from llada_uni.vocab import TextTokenizer, Vocab
 
-__all__ = ["MixConfig", "Writer", "balanced_questions", "image_block"]
+__all__ = ["MixConfig", "Writer", "balanced_questions", "image_block", "things"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,8 @@ class Writer:
         image = image_block(codes)
         rows = t2i(self.vocab, self.tokenizer, caption_for_training(graph, source), image.grid)
         prompt = rows.uncond if source.random() < self.mix.unconditional_share else rows.cond
-        branch = Branch(prompt=prompt or (), target=answer_image(self.vocab, image), is_image=True, tag=-1)
+        target = answer_image(self.vocab, image)
+        branch = Branch(prompt=prompt or (), target=target, is_image=True, tag=-1, things=things(graph, len(target)))
         length = len(branch.prompt) + len(branch.target) if whole else self.block_length(source)
         return Document(branches=(branch,), block_length=length, views=2 if self.mix.complementary else 1)
 
@@ -165,3 +166,12 @@ def _question(graph: SceneGraph, source: random.Random, family: str) -> Question
 def image_block(codes: np.ndarray) -> ImageBlock:
     """Codes [h, w] as prompts take them."""
     return ImageBlock(grid=TokenGrid(*codes.shape), codes=[int(code) for code in codes.flat])
+
+
+def things(graph: SceneGraph, length: int) -> tuple[int, ...]:
+    """The number, from 1, of the object that each code of a picture shows (0 = none), filled with 0 to ``length``."""
+    cells = np.zeros((graph.grid_h, graph.grid_w), dtype=np.int64)
+    for number, item in enumerate(graph.objects, start=1):
+        height, width = item.cells
+        cells[item.row : item.row + height, item.column : item.column + width] = number
+    return (*cells.flatten().tolist(), *[0] * (length - cells.size))
