@@ -338,7 +338,7 @@ def test_wrong_pools_are_one_line() -> None:
 def test_pictures_tell_which_codes_show_which_object(pool: CodePool, groups: TaskPool) -> None:
     tasks = ("thinking", "riddle", "thinking_riddle", "edit", "story")
     branches = [branch for task in tasks for branch in only(task, pool, groups)]
-    branches += [b for d in documents(writer(), pool, None, 12) for b in d.branches]
+    branches += [b for d in documents(writer(), pool, None, 12) for b in d.branches if b.is_image]
     for branch in branches:
         shown, target = np.array(branch.things), np.array(branch.target)
         assert len(shown) == len(target)
