@@ -152,7 +152,7 @@ class BackboneObjective:
     ) -> None:
         self.config = config
         self.model = model
-        self.writer, self.pool, self._tokenizer, self._tasks = writer, pool, tokenizer, tasks
+        self.writer, self.pool, self.tokenizer, self._tasks = writer, pool, tokenizer, tasks
         self._loads: Tensor | None = None
 
     def batch(self, draw: Draw) -> Batch:
@@ -228,8 +228,8 @@ class BackboneObjective:
     def _fresh(self, seed: int, index: int, count: int) -> list[tuple[SceneGraph, np.ndarray]]:
         rng = Draw(seed=seed, step=index, size=count).numpy("evaluation")
         graphs = draw_scenes(rng, count, (8, 8), held_out=None)
-        assert self._tokenizer is not None
-        return list(zip(graphs, encode_pictures(self._tokenizer, pictures(graphs)), strict=True))
+        assert self.tokenizer is not None
+        return list(zip(graphs, encode_pictures(self.tokenizer, pictures(graphs)), strict=True))
 
     def _image_losses(self, seed: int) -> Metrics:
         device = next(self.model.parameters()).device
