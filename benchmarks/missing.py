@@ -42,7 +42,8 @@ def objective_of(model: str, cache: Path) -> Any:
     from llada_uni.weights.catalog import resolve
 
     config = resolve_recipe("recipes.nano:backbone").objective
-    config = replace(config, pool=replace(config.pool, num_shards=_SHARDS), meaning_shards=0, warm="out")
+    mix = replace(config.mix, unconditional_share=0.0)
+    config = replace(config, mix=mix, pool=replace(config.pool, num_shards=_SHARDS), meaning_shards=0, warm="out")
     return config.build(Resources(out=resolve(model), cache=cache), seed=0)
 
 
