@@ -68,10 +68,9 @@ def scores(objective: Any, count: int, seed: int) -> dict[str, float]:
         if not graph.objects:
             continue
         document = objective.writer.picture(graph, table, source, whole=True)
-        branch = document.branches[0]
         item = source.choice(graph.objects)
-        alike = [n for n, one in enumerate(graph.objects, start=1) if (one.kind, one.word) == (item.kind, item.word)]
-        cells = [place for place, thing in enumerate(branch.things) if thing in alike]
+        alike = [one for one in graph.objects if (one.kind, one.word) == (item.kind, item.word)]
+        cells = [row * graph.grid_w + column for one in alike for row, column in covered(one)]
         single = source.choice(cells)
         right = kinds == kinds[int(table.flat[single])]
         found["one cell, right kind"].append(float(chances(objective, document, [single])[:, right].sum(1).mean()))
@@ -79,6 +78,12 @@ def scores(objective: Any, count: int, seed: int) -> dict[str, float]:
         found["object, right kind"].append(float(whole[:, right].sum(1).mean()))
         found["object, none"].append(float(whole[:, kinds == 0].sum(1).mean()))
     return {name: round(sum(values) / len(values), 4) for name, values in found.items()}
+
+
+def covered(item: Any) -> list[tuple[int, int]]:
+    """Cells of an object, as (row, column)."""
+    height, width = item.cells
+    return [(item.row + i, item.column + j) for i in range(height) for j in range(width)]
 
 
 @torch.no_grad()

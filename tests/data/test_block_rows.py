@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -234,37 +235,32 @@ def test_packing_neither_splits_nor_loses(lengths: list[int], capacity: int) -> 
         assert len(row) == 1 or sum(lengths[i] for i in row) <= capacity
 
 
-def test_things_are_masked_as_a_whole() -> None:
-    nearly_none = MaskRatioLaw(low=1e-9, high=1e-9, full_share=0.0)
-    shown = [0, 1, 1, 2, 0, 2, 3, 1, 0, 4]
-    branches = [Branch(prompt=(1, 2, 3), target=(9,) * 10, is_image=True, things=shown) for _ in range(50)]
-    documents = [Document(branches=(branch,), block_length=4) for branch in branches]
-    table = collate([lay_out(document, EOS) for document in documents], 60, EOS)
-    masked = noised(table, nearly_none, nearly_none, MASK, torch.Generator().manual_seed(0), hide_share=0.8)["masked"]
-    found = []
-    for sample in range(50):
-        own = (table["sample"] == sample) & table["maskable"]
-        states = {thing: masked[own & (table["thing"] == thing)].unique().tolist() for thing in range(5)}
-        assert all(len(state) == 1 for state in states.values()), "all of a thing or nothing"
-        assert states.pop(0) == [False]
-        assert table["position"][own & (table["thing"] == 1)].tolist() == [4, 5, 10]
-        found.append(sum(state == [True] for state in states.values()))
-    assert 0.3 < np.mean(found) / 4 < 0.5
-    none = noised(table, nearly_none, nearly_none, MASK, torch.Generator().manual_seed(0))["masked"]
-    assert not none.any()
+def test_hidden_ids_are_masked_and_their_neighbours_less() -> None:
+    half = MaskRatioLaw(low=0.5, high=0.5, full_share=0.0)
+    hidden = [n in (1, 2, 7) for n in range(10)]
+    branches = [Branch(prompt=(1, 2, 3), target=(9,) * 10, is_image=True, hidden=hidden) for _ in range(300)]
+    branches += [Branch(prompt=(1, 2, 3), target=(9,) * 10, is_image=True) for _ in range(300)]
+    table = collate([lay_out(Document(branches=(one,), block_length=13), EOS) for one in branches], 1, EOS)
+    masked = noised(table, half, half, MASK, torch.Generator().manual_seed(0))["masked"][:, 3:].float()
+    marked = torch.tensor(hidden)
+    assert (masked[:300][:, marked] == 1).all()
+    assert abs(float(masked[:300][:, ~marked].mean()) - 0.2) < 0.03
+    assert abs(float(masked[300:].mean()) - 0.5) < 0.03
 
 
-def test_what_stands_clean_before_a_segment_keeps_its_things() -> None:
+def test_what_stands_clean_or_wholly_masked_stays_so_beside_hidden_ids() -> None:
     parts = (Segment(length=4, is_image=True), Segment(length=4, is_image=False))
-    branch = Branch(prompt=(), target=(9,) * 8, segments=parts, things=(1, 1, 0, 0, 0, 0, 0, 0))
+    branch = Branch(prompt=(), target=(9,) * 8, segments=parts, hidden=(True, True, *[False] * 6))
     half = MaskRatioLaw(low=0.5, high=0.5, full_share=0.0)
     table = collate([lay_out(Document(branches=(branch,), block_length=8), EOS) for _ in range(40)], 1, EOS)
-    masked = noised(table, half, half, MASK, torch.Generator().manual_seed(0), hide_share=1.0)["masked"]
-    words_stand = ~masked[:, 4:8].all(1)
-    assert words_stand.any()
-    assert not masked[words_stand][:, :4].any()
+    masked = noised(table, half, half, MASK, torch.Generator().manual_seed(0))["masked"]
+    at_work = masked[:, 4:8].all(1) & masked[:, :2].all(1)
+    assert at_work.any()
+    assert not masked[~at_work][:, :4].any(), "the words are at work, the picture before them stands"
+    table = collate([lay_out(Document(branches=(replace(branch, segments=()),), block_length=8), EOS)], 1, EOS)
+    assert noised(table, FULL, FULL, MASK, torch.Generator().manual_seed(0))["masked"].all()
 
 
-def test_things_need_one_number_per_id() -> None:
-    with pytest.raises(ConfigError, match="things of 2 ids for a target of 4; give one per id"):
-        Branch(prompt=(), target=(1, 2, 3, 4), things=(1, 0))
+def test_hidden_needs_one_mark_per_id() -> None:
+    with pytest.raises(ConfigError, match="hidden marks 2 ids of a target of 4; give one per id"):
+        Branch(prompt=(), target=(1, 2, 3, 4), hidden=(True, False))

@@ -22,7 +22,7 @@ from llada_uni.data.code_pool import (
 )
 from llada_uni.data.scene_stream import pictures
 from llada_uni.data.task_stream import TASKS, TaskWriter, tag_of
-from llada_uni.data.unified_stream import MixConfig, Writer
+from llada_uni.data.unified_stream import MixConfig, Writer, hidden_region
 from llada_uni.diffusion.masking import IMAGE_LAW, TEXT_LAW
 from llada_uni.errors import CheckpointError, ConfigError
 from llada_uni.grid import TokenGrid
@@ -335,20 +335,30 @@ def test_wrong_pools_are_one_line() -> None:
         TaskPoolConfig(num_shards=2, turns=("edit", "story", "comparison"))
 
 
-def test_pictures_tell_which_codes_show_which_object(pool: CodePool, groups: TaskPool) -> None:
+def test_regions_of_pictures_are_hidden(pool: CodePool, groups: TaskPool) -> None:
     tasks = ("thinking", "riddle", "thinking_riddle", "edit", "story")
-    branches = [branch for task in tasks for branch in only(task, pool, groups)]
-    branches += [b for d in documents(writer(), pool, None, 12) for b in d.branches if b.is_image]
+    branches = [branch for task in tasks for branch in only(task, pool, groups, region_share=0.5)]
+    branches += [b for d in documents(writer(region_share=0.5), pool, None, 40) for b in d.branches if b.is_image]
+    found = []
     for branch in branches:
-        shown, target = np.array(branch.things), np.array(branch.target)
-        assert len(shown) == len(target)
-        assert (target[shown > 0] >= VOCAB.image_offset).all()
-    assert np.mean([max(branch.things) > 0 for branch in branches]) > 0.8, "few scenes are empty"
-    graph, codes = pool[0]
-    picture = writer().writer.picture(graph, codes, random.Random(0)).branches[0]
-    cells = np.array(picture.things[: codes.size]).reshape(codes.shape)
-    for number, item in enumerate(graph.objects, start=1):
-        height, width = item.cells
-        box = cells[item.row : item.row + height, item.column : item.column + width]
-        assert (box == number).all()
-        assert (cells == number).sum() == box.size
+        hidden, target = np.array(branch.hidden), np.array(branch.target)
+        assert (target[hidden] >= VOCAB.image_offset).all()
+        found.append(hidden.any())
+    assert 0.3 < np.mean(found) < 0.8
+    plain = [b for d in documents(writer(), pool, None, 12) for b in d.branches]
+    assert not any(any(branch.hidden) for branch in plain)
+
+
+def test_a_hidden_region_is_a_rectangle_anywhere() -> None:
+    grid, source = TokenGrid(4, 6), random.Random(0)
+    ever = np.zeros((4, 6), dtype=bool)
+    for _ in range(50):
+        marks = hidden_region(grid, 25, source, 1.0)
+        assert len(marks) == 25
+        assert not marks[24]
+        cells = np.array(marks[:24]).reshape(4, 6)
+        rows, columns = np.nonzero(cells.any(1))[0], np.nonzero(cells.any(0))[0]
+        assert cells[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        assert min(len(rows), len(columns)) >= 2
+        ever |= cells
+    assert ever.all()

@@ -43,8 +43,8 @@ class Branch:
     """A sample: prompt ids (never masked) and target ids (maskable); ``is_image`` picks the law of mask ratios.
 
     ``segments`` cut a target of words and pictures into parts of one modality each; without them the whole target is
-    of the one that ``is_image`` tells. ``things`` are target ids that show one thing together (0 = none, 1 and up = its
-    number), so that a thing can be masked as a whole.
+    of the one that ``is_image`` tells. ``hidden`` marks target ids that are masked whatever the ratio; those between
+    them take a smaller ratio (see ``training.objectives.backbone.noised``).
     """
 
     prompt: Sequence[int]
@@ -52,11 +52,11 @@ class Branch:
     is_image: bool = False
     tag: int = 0
     segments: tuple[Segment, ...] = ()
-    things: Sequence[int] = ()
+    hidden: Sequence[bool] = ()
 
     def __post_init__(self) -> None:
-        if len(self.things) not in (0, len(self.target)):
-            raise ConfigError(f"things of {len(self.things)} ids for a target of {len(self.target)}; give one per id")
+        if len(self.hidden) not in (0, len(self.target)):
+            raise ConfigError(f"hidden marks {len(self.hidden)} ids of a target of {len(self.target)}; give one per id")
         if self.segments and sum(part.length for part in self.segments) != len(self.target):
             raise ConfigError(
                 f"segments of {sum(part.length for part in self.segments)} ids for a target of {len(self.target)}; "
@@ -92,8 +92,8 @@ class Layout:
     ``ids`` are clean everywhere; ``maskable`` (bool) marks target tokens in noisy copies; ``fill`` (bool) those among
     them that only fill the last block; ``sample`` is the branch index; ``noise`` numbers the (branch, block, segment)
     triples that share a mask ratio, in order, -1 outside noisy copies; ``turn`` is the place of the segment among those
-    of its block; ``image`` (bool) tells the law of the ratio; ``thing`` is the branch's number of what a target id
-    shows; ``tag`` is the branch's.
+    of its block; ``image`` (bool) tells the law of the ratio; ``hidden`` (bool) marks ids that are
+    masked whatever the ratio; ``tag`` is the branch's.
     """
 
     ids: np.ndarray
@@ -107,7 +107,7 @@ class Layout:
     noise: np.ndarray
     turn: np.ndarray
     image: np.ndarray
-    thing: np.ndarray
+    hidden: np.ndarray
     tag: np.ndarray
 
     def __len__(self) -> int:
@@ -190,7 +190,7 @@ def _write(
 
 
 def _dtype(name: str) -> type:
-    return np.bool_ if name in ("maskable", "fill", "image") else np.int64
+    return np.bool_ if name in ("maskable", "fill", "image", "hidden") else np.int64
 
 
 def _filled(branch: Branch, length: int, eos: int) -> np.ndarray:
@@ -229,7 +229,7 @@ def _piece(row: np.ndarray, start: int, end: int, *, branch: int, stream: int, l
         "noise": np.full(size, -1, dtype=np.int64),
         "turn": np.zeros(size, dtype=np.int64),
         "image": np.zeros(size, dtype=bool),
-        "thing": np.zeros(size, dtype=np.int64),
+        "hidden": np.zeros(size, dtype=bool),
         "tag": np.zeros(size, dtype=np.int64),
     }
 
@@ -244,9 +244,9 @@ def _with_target(piece: dict[str, np.ndarray], branch: Branch, index: int, noise
     piece["turn"] = piece["noise"] - piece["noise"][np.searchsorted(piece["block"], piece["block"])]
     piece["image"] = np.array([part.is_image for part in branch.parts])[segment]
     piece["tag"][:] = branch.tag
-    if branch.things:
+    if branch.hidden:
         inside = piece["maskable"] & ~piece["fill"]
-        piece["thing"][inside] = np.asarray(branch.things)[piece["position"][inside] - prompt]
+        piece["hidden"][inside] = np.asarray(branch.hidden)[piece["position"][inside] - prompt]
     return piece
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from llada_uni.data.block_rows import Branch, Document, Segment
 from llada_uni.data.code_pool import CodePool, TaskPool
 from llada_uni.data.scene_stream import python_random
-from llada_uni.data.unified_stream import Writer, image_block, things
+from llada_uni.data.unified_stream import Writer, image_block
 from llada_uni.errors import ConfigError
 from llada_uni.prompts import (
     UNCONDITION,
@@ -110,18 +110,18 @@ class TaskWriter:
             return self.thought(caption_for_training(graph, source), graph, codes, source)
         graph, codes, riddle = _some_riddle(pool, source)
         if task == "riddle":
-            return self.riddle(riddle.prompt, graph, codes, source)
+            return self.riddle(riddle.prompt, codes, source)
         return self.thought(riddle.prompt, graph, codes, source, task)
 
     # --- one document each ------------------------------------------------------------------------------------------
 
-    def riddle(self, prompt: str, graph: SceneGraph, codes: np.ndarray, source: random.Random) -> Document:
+    def riddle(self, prompt: str, codes: np.ndarray, source: random.Random) -> Document:
         """The picture of a riddle, without a thought; now and then with the unconditional prompt."""
         image = image_block(codes)
         rows = t2i(self.writer.vocab, self.writer.tokenizer, prompt, image.grid)
         assert rows.uncond is not None
         prompt_ids = rows.uncond if self._unconditional(source) else rows.cond
-        return self._picture(prompt_ids, image, graph, "riddle", source)
+        return self._picture(prompt_ids, image, "riddle", source)
 
     def thought(
         self, prompt: str, graph: SceneGraph, codes: np.ndarray, source: random.Random, task: str = "thinking"
@@ -132,12 +132,12 @@ class TaskWriter:
         if self._unconditional(source):
             rows = thinking_image(vocab, tokenizer, asked, (), image.grid)
             assert rows.uncond is not None
-            return self._picture(rows.uncond, image, graph, task, source)
+            return self._picture(rows.uncond, image, task, source)
         plan = layout_plan(graph)
         target = answer_segments(vocab, tokenizer, [plan, image])
         words = len(tokenizer.encode_text(plan)) + _HEADER
         parts = (Segment(length=words, is_image=False), Segment(length=len(target) - words, is_image=True))
-        return self._segmented(asked, target, parts, [graph], task, source)
+        return self._segmented(asked, target, parts, [image], task, source)
 
     def edit(self, group: Edit, codes: Sequence[np.ndarray], source: random.Random) -> Document:
         """The edited picture after its sources and the instruction, or after one of the prompts guidance compares with.
@@ -153,7 +153,7 @@ class TaskWriter:
         rows = edit(self.writer.vocab, self.writer.tokenizer, words, sources, target.grid)
         prompt = rows.no_image if blind else rows.no_text if chance < mix.edit_no_text_share else rows.cond
         assert prompt is not None
-        return self._picture(prompt, target, group.target, "edit", source)
+        return self._picture(prompt, target, "edit", source)
 
     def story(self, group: Story, codes: Sequence[np.ndarray], source: random.Random) -> Document:
         """All captions, headers and pictures (and the closing sentence) as one target.
@@ -167,10 +167,10 @@ class TaskWriter:
         for frame, image in zip(group.frames, images, strict=True):
             told += [frame.caption, image]
         if self._unconditional(source):
-            return self._frame(asked, told, group.graphs, source)
+            return self._frame(asked, told, source)
         told += [group.ending] if group.ending else []
         target = answer_segments(vocab, tokenizer, told)
-        return self._segmented(asked, target, self._parts(told), group.graphs, "story", source)
+        return self._segmented(asked, target, self._parts(told), images, "story", source)
 
     def compared(self, graphs: Pictures, codes: Sequence[np.ndarray], source: random.Random) -> Document:
         """Several questions about several pictures, which stand once in the row."""
@@ -193,12 +193,10 @@ class TaskWriter:
     def _unconditional(self, source: random.Random) -> bool:
         return source.random() < self.writer.mix.unconditional_share
 
-    def _picture(
-        self, prompt: Sequence[int], image: ImageBlock, graph: SceneGraph, task: str, source: random.Random
-    ) -> Document:
+    def _picture(self, prompt: Sequence[int], image: ImageBlock, task: str, source: random.Random) -> Document:
         target = answer_image(self.writer.vocab, image)
-        shown = things(graph, len(target))
-        branch = Branch(prompt=prompt, target=target, is_image=True, tag=tag_of(task), things=shown)
+        hidden = self.writer.hidden(image, len(target), source)
+        branch = Branch(prompt=prompt, target=target, is_image=True, tag=tag_of(task), hidden=hidden)
         return self._document([branch], source)
 
     def _segmented(
@@ -206,14 +204,15 @@ class TaskWriter:
         prompt: Sequence[int],
         target: Sequence[int],
         parts: tuple[Segment, ...],
-        graphs: Sequence[SceneGraph],
+        images: Sequence[ImageBlock],
         task: str,
         source: random.Random,
     ) -> Document:
-        scenes, shown = iter(graphs), list[int]()
+        shown, hidden = iter(images), list[bool]()
         for part in parts:
-            shown += things(next(scenes), part.length) if part.is_image else [0] * part.length
-        branch = Branch(prompt=prompt, target=target, tag=tag_of(task), segments=parts, things=shown)
+            length = part.length
+            hidden += self.writer.hidden(next(shown), length, source) if part.is_image else [False] * length
+        branch = Branch(prompt=prompt, target=target, tag=tag_of(task), segments=parts, hidden=hidden)
         return Document(branches=(branch,), block_length=self.writer.block_length(source))
 
     def _answered(
@@ -243,13 +242,7 @@ class TaskWriter:
             words = 0
         return *parts, Segment(length=words + 1, is_image=False)
 
-    def _frame(
-        self,
-        asked: Sequence[int],
-        told: Sequence[str | ImageBlock],
-        graphs: Sequence[SceneGraph],
-        source: random.Random,
-    ) -> Document:
+    def _frame(self, asked: Sequence[int], told: Sequence[str | ImageBlock], source: random.Random) -> Document:
         vocab, tokenizer = self.writer.vocab, self.writer.tokenizer
         number = source.randrange(len(told) // 2)
         image = told[2 * number + 1]
@@ -257,7 +250,7 @@ class TaskWriter:
         before = answer_segments(vocab, tokenizer, told[: 2 * number + 1])[:-1]
         rows = interleaved_frame(vocab, tokenizer, (*asked, *before, *vocab.header(image.grid)))
         options = [row for row in (rows.no_text, rows.no_image) if row is not None] or [rows.uncond or ()]
-        return self._picture(source.choice(options), image, graphs[number], "story", source)
+        return self._picture(source.choice(options), image, "story", source)
 
 
 def _some_riddle(pool: CodePool, source: random.Random) -> tuple[SceneGraph, np.ndarray, Riddle]:

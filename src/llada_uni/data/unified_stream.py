@@ -20,7 +20,7 @@ from llada_uni.scenes.graph import SceneGraph
 from llada_uni.scenes.questions import FAMILIES, Question, sample_question
 from llada_uni.vocab import TextTokenizer, Vocab
 
-__all__ = ["MixConfig", "Writer", "balanced_questions", "image_block", "things"]
+__all__ = ["MixConfig", "Writer", "balanced_questions", "hidden_region", "image_block"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,8 @@ class MixConfig:
     Until ``whole_until`` of the run a picture and its prompt are one block: no clean copies are needed, so a picture
     costs half as much, and every cell sees all others; block by block is learnt in the rest of the run. Until
     ``windows_until`` documents are about windows of pictures (``data.windows``).
+    In ``region_share`` of the pictures a random rectangle of codes is masked as a whole and the rest less than
+    otherwise: what the words name and the rest does not show must be there.
     ``families`` gives question families a weight other than 1; a family that cannot be asked is replaced by another.
 
     The shares of further tasks (``data.task_stream``) are of all documents and come first; ``image_share`` divides what
@@ -45,6 +47,7 @@ class MixConfig:
     block_lengths: tuple[tuple[int, float], ...] = ((32, 0.7), (16, 0.1), (64, 0.2))
     whole_until: float = 0.0
     windows_until: float = 0.0
+    region_share: float = 0.0
     complementary: bool = False
     families: tuple[tuple[str, float], ...] = (
         ("relation", 1.5),
@@ -118,7 +121,9 @@ class Writer:
         rows = t2i(self.vocab, self.tokenizer, caption_for_training(graph, source), image.grid)
         prompt = rows.uncond if source.random() < self.mix.unconditional_share else rows.cond
         target = answer_image(self.vocab, image)
-        branch = Branch(prompt=prompt or (), target=target, is_image=True, tag=-1, things=things(graph, len(target)))
+        branch = Branch(
+            prompt=prompt or (), target=target, is_image=True, tag=-1, hidden=self.hidden(image, len(target), source)
+        )
         length = len(branch.prompt) + len(branch.target) if whole else self.block_length(source)
         return Document(branches=(branch,), block_length=length, views=2 if self.mix.complementary else 1)
 
@@ -140,6 +145,10 @@ class Writer:
             for question in questions
         )
         return Document(branches=branches, block_length=block_length, views=2 if self.mix.complementary else 1)
+
+    def hidden(self, image: ImageBlock, length: int, source: random.Random) -> tuple[bool, ...]:
+        """Marks of a region that is masked as a whole, for ``region_share`` of the pictures."""
+        return hidden_region(image.grid, length, source, self.mix.region_share)
 
     def block_length(self, source: random.Random) -> int:
         """A block length drawn by the shares of the mix."""
@@ -168,10 +177,15 @@ def image_block(codes: np.ndarray) -> ImageBlock:
     return ImageBlock(grid=TokenGrid(*codes.shape), codes=[int(code) for code in codes.flat])
 
 
-def things(graph: SceneGraph, length: int) -> tuple[int, ...]:
-    """The number, from 1, of the object that each code of a picture shows (0 = none), filled with 0 to ``length``."""
-    cells = np.zeros((graph.grid_h, graph.grid_w), dtype=np.int64)
-    for number, item in enumerate(graph.objects, start=1):
-        height, width = item.cells
-        cells[item.row : item.row + height, item.column : item.column + width] = number
-    return (*cells.flatten().tolist(), *[0] * (length - cells.size))
+def hidden_region(grid: TokenGrid, length: int, source: random.Random, share: float) -> tuple[bool, ...]:
+    """Marks of a random rectangle of a picture's codes, filled with False to ``length``; none but for ``share``.
+
+    The rectangle does not depend on what the picture shows, so a hidden cell is no likelier to be an object.
+    """
+    if not share or source.random() >= share:
+        return (False,) * length
+    height, width = (source.randint(2, side) for side in (grid.grid_h, grid.grid_w))
+    top, left = source.randint(0, grid.grid_h - height), source.randint(0, grid.grid_w - width)
+    cells = np.zeros((grid.grid_h, grid.grid_w), dtype=bool)
+    cells[top : top + height, left : left + width] = True
+    return (*cells.flatten().tolist(), *(False,) * (length - cells.size))

@@ -52,6 +52,7 @@ __all__ = ["BackboneObjective", "BackboneObjectiveConfig", "CodePoolJob", "Maske
 
 _VECTOR_SHARE = 0.25  # length of a code's vector beside its meaning, which has length 1
 _RESIDUAL_WRITERS = ("attention.dense.weight", "down_proj", "down_proj.weight")
+_BESIDE_HIDDEN = 0.4  # share of its ratio that a token keeps beside hidden ones
 _IMAGE_HEAD = 1.875  # length of image rows of the head in units of that of text rows
 
 
@@ -85,8 +86,7 @@ class BackboneObjectiveConfig:
     bias, until ``balance_stop`` of the run is over. ``meaning_shards``: shards of the pool from which the meaning
     of the codes is counted for the start (0 = random tables), see :func:`start_from_meanings`. ``embedding_rms`` and
     ``head_rms`` are the root mean squares of the rows both tables start with; with ``quiet_outputs`` every layer starts
-    by adding nothing, see :func:`set_start`. ``hide_share``: share of the samples in which whole objects are masked,
-    see :func:`noised`.
+    by adding nothing, see :func:`set_start`.
     """
 
     backbone: BackboneConfig
@@ -108,7 +108,6 @@ class BackboneObjectiveConfig:
     max_shard_bytes: int = 12 * 2**20
     warm: str | None = None
     tasks: TaskPoolConfig | None = None
-    hide_share: float = 0.0
 
     def build(self, resources: Resources, seed: int) -> BackboneObjective:
         """A freshly initialised backbone (or that of checkpoint ``warm``) and the extracted pool."""
@@ -167,8 +166,7 @@ class BackboneObjective:
         special = self.writer.vocab.special
         layouts = [lay_out(document, special.eos) for document in documents]
         rows = collate(layouts, self.config.capacity, special.eos)
-        config = self.config
-        return noised(rows, config.image_law, config.text_law, special.mask, generator, hide_share=config.hide_share)
+        return noised(rows, self.config.image_law, self.config.text_law, special.mask, generator)
 
     def weight(self, batch: Batch) -> float:
         """Normaliser of the loss: sum of sqrt(n) over samples with n masked tokens (or the number of masked tokens)."""
@@ -208,8 +206,7 @@ class BackboneObjective:
 
     @torch.no_grad()
     def evaluate(self, seed: int) -> Metrics:
-        """Held-out scenes: loss of pictures half masked, fully masked and with whole objects masked (``hidden``), and
-        answers written in a single step, per family."""
+        """Held-out scenes: loss of fully and half masked pictures, and answers written in a single step, per family."""
         self.model.eval()
         numbers = self._image_losses(seed)
         right: dict[str, list[float]] = {}
@@ -237,11 +234,11 @@ class BackboneObjective:
         source = python_random(np.random.default_rng(seed))
         fresh = self._fresh(seed, 10_000, 32)
         documents = [self.writer.picture(graph, codes, source) for graph, codes in fresh]
-        for name, ratio, hide_share in (("half", 0.5, 0.0), ("full", 1.0, 0.0), ("hidden", 1e-6, 1.0)):
+        for name, ratio in (("half", 0.5), ("full", 1.0)):
             law = MaskRatioLaw(low=ratio, high=ratio, full_share=0.0)
             eos, mask = self.writer.vocab.special.eos, self.writer.vocab.special.mask
             rows = collate([lay_out(document, eos) for document in documents], self.config.capacity, eos)
-            batch = noised(rows, law, law, mask, torch.Generator().manual_seed(seed), hide_share=hide_share)
+            batch = noised(rows, law, law, mask, torch.Generator().manual_seed(seed))
             batch = {key: value.to(device) for key, value in batch.items()}
             found = masked_losses(self.model, batch)
             numbers[f"nll_image_{name}"] = float(_mean(found.losses, ~found.fill))
@@ -271,14 +268,13 @@ def noised(
     text_law: MaskRatioLaw,
     mask_id: int,
     generator: torch.Generator,
-    *,
-    hide_share: float = 0.0,
 ) -> dict[str, Tensor]:
     """Adds ``noisy_ids`` and ``masked`` to rows of :func:`collate`: one ratio per number in ``noise``, stratified.
 
-    In ``hide_share`` of the samples every thing is masked as a whole with probability 1/2, unless its ratio is 0. A
-    second view of a block masks exactly what the first left visible. Of a block with several segments one is at work:
-    those before it stand clean, those after it are wholly masked.
+    Tokens marked as hidden are masked, unless their ratio is 0; the ratio of other tokens beside them (of the same
+    number in ``noise``) is smaller, so that something is left to see. A second view of a block masks exactly what the
+    first left visible. Of a block with several segments one is at work: those before it stand clean, those after it are
+    wholly masked.
     """
     noise, image = rows["noise"], rows["image"]
     num_noises = int(noise.max()) + 1
@@ -292,8 +288,7 @@ def noised(
     maskable = rows["maskable"]
     ratio = torch.where(noise >= 0, ratios[noise.clamp_min(0)], 0.0)
     first = maskable & (rows["stream"] == 1)
-    if hide_share > 0:
-        ratio = torch.where(_hidden(rows, hide_share, generator) & (ratio > 0), 1.0, ratio)
+    ratio = _with_hidden(rows, ratio)
     noisy, masked = mask_tokens(rows["ids"], first, ratio, mask_id, generator)
     if int(rows["stream"].max()) > 1:
         masked = masked | _second_view(rows, masked)
@@ -301,13 +296,12 @@ def noised(
     return {**rows, "noisy_ids": noisy, "masked": masked}
 
 
-def _hidden(rows: Mapping[str, Tensor], share: float, generator: torch.Generator) -> Tensor:
-    """Bool [B, T]: tokens of things that are masked as a whole."""
-    sample, thing = rows["sample"].clamp_min(0), rows["thing"]
-    num_samples, num_things = int(sample.max()) + 1, int(thing.max()) + 1
-    chosen = torch.rand(num_samples, 1, generator=generator) < share
-    whole = chosen & (torch.rand(num_samples, num_things, generator=generator) < 0.5)
-    return whole[sample, thing] & (thing > 0)
+def _with_hidden(rows: Mapping[str, Tensor], ratio: Tensor) -> Tensor:
+    """Ratios [B, T] with 1 at hidden tokens and less beside them; 0 and 1 stay as they are."""
+    hidden, noise = rows["hidden"], rows["noise"]
+    beside = torch.isin(noise, noise[hidden].unique()) & (noise >= 0)
+    drawn = (ratio > 0) & (ratio < 1)
+    return torch.where(drawn & hidden, 1.0, torch.where(drawn & beside, ratio * _BESIDE_HIDDEN, ratio))
 
 
 def _in_order(rows: Mapping[str, Tensor], ratios: Tensor, generator: torch.Generator) -> Tensor:
