@@ -16,8 +16,8 @@ import torch
 from llada_uni.diffusion.sprint import Sprint
 from llada_uni.errors import ConfigError
 from llada_uni.pipeline.checks import as_items, check_choice, check_flag, check_number
-from llada_uni.pipeline.codes_only import until_written
 from llada_uni.pipeline.generators import seeds_from
+from llada_uni.pipeline.halves import until_written
 from llada_uni.pipeline.model import LladaUni
 from llada_uni.pipeline.networks import Networks
 from llada_uni.pipeline.picture_arrays import from_array, to_array, to_tensor, unbatched
