@@ -44,11 +44,11 @@ class LladaUniDecode:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        tooltip = "Of the decoder's noise; -1 = the seed that the codes were written with."
+        tooltip = "Seed of the decoder's noise; -1 = the seed that the codes were written with."
         return {
             "required": {"model": (inputs.MODEL,), "codes": (inputs.CODES,)},
             "optional": {
-                "seed": inputs.whole(tooltip, most=inputs.MAX_SEED, default=-1, least=-1),
+                "decoder_seed": inputs.whole(tooltip, most=inputs.MAX_SEED, default=-1, least=-1),
                 **inputs.decoding(),
                 "preview": inputs.choice(inputs.FLOW_PREVIEWS, "Whether the picture is shown while it is drawn."),
             },
@@ -58,16 +58,16 @@ class LladaUniDecode:
         self,
         model: LladaUni,
         codes: values.Codes,
-        seed: int = -1,
+        decoder_seed: int = -1,
         decoder: str = "preset",
         num_steps: int = 0,
         preview: str = "picture",
     ) -> tuple[Tensor]:
-        """Draw every picture of the batch, with seeds from ``seed`` on or those it was written with."""
+        """Draw every picture of the batch, with seeds from ``decoder_seed`` on or those it was written with."""
         from llada_uni.pipeline import ImageDone
         from llada_uni.pipeline.halves import draw_codes
 
-        seeds = codes.seeds if seed < 0 else [seed + row for row in range(len(codes.items))]
+        seeds = codes.seeds if decoder_seed < 0 else [decoder_seed + row for row in range(len(codes.items))]
         options = inputs.given(decoder=decoder, num_steps=num_steps)
         drawing = draw_codes(model.networks, codes.items, seeds, at_once=model.pictures_at_once, **options)
         events = follow(drawing, model, preview, num_pictures=len(codes.items))

@@ -102,6 +102,9 @@ def test_defaults_are_in_range_and_the_same_in_both_places(name: str) -> None:
                 assert what[0] in OWN_TYPES | {"IMAGE", "MASK"}
                 continue
             default, extra = what[1]["default"], what[1]
+            assert (field in ("seed", "noise_seed")) == extra.get("control_after_generate", False), (
+                "the window adds a control to every field of these names"
+            )
             if isinstance(what[0], list):
                 assert default in what[0]
             else:
@@ -156,7 +159,7 @@ def test_presets_are_those_of_the_checkpoint(model: LladaUni) -> None:
     (codes,) = call("LladaUniGenerate", model, WORDS, 3)
     (image,) = call("LladaUniDecode", model, codes)
     assert pixels(image) == [model.generate_image(WORDS, seed=3).image.tobytes()]
-    (other,) = call("LladaUniDecode", model, codes, seed=9)
+    (other,) = call("LladaUniDecode", model, codes, decoder_seed=9)
     assert pixels(other) == [model.decode_image(codes.items[0], seed=9).image.tobytes()]
 
 
