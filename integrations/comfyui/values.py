@@ -30,10 +30,17 @@ def pictures(image: Tensor) -> list[Image]:
 
 
 def marks(mask: Tensor) -> list[Image]:
-    """MASK to PIL, mode L; 255 is the part that may change."""
+    """MASK to PIL, mode L; 255 is the part that may change.
+
+    Raises:
+        ImageError: a mask of zeros, such as ComfyUI gives for a picture without one, in whatever shape.
+    """
+    from llada_uni import ImageError
     from llada_uni.pipeline.picture_arrays import from_array
 
     batch = mask[None] if mask.ndim == 2 else mask
+    if not all(bool((one > 0).any()) for one in batch):
+        raise ImageError("the mask marks nothing; paint the part that may change, for example in the mask editor")
     return [from_array(one.detach().float().clamp(0, 1).cpu().numpy()) for one in batch]
 
 

@@ -381,6 +381,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("LladaUniEdit", {"instruction": "a"}, "exactly one of image and codes, got neither"),
     ("LladaUniEdit", {"instruction": "a", "image": IMAGE, "image_3": torch.zeros(3, 8, 8, 3)}, "image_3: expected"),
     ("LladaUniInpaint", {"prompt": "a", "image": IMAGE, "mask": torch.zeros(2, 32, 48)}, "marks nothing"),
+    ("LladaUniInpaint", {"prompt": "a", "image": IMAGE, "mask": SMALL}, "the mask marks nothing; paint"),
     ("LladaUniInpaint", {"prompt": "a", "image": IMAGE, "mask": SMALL + 1}, "expected a mask of the picture's shape"),
     ("LladaUniInpaint", {"prompt": "a", "image": IMAGE, "mask": torch.ones(3, 32, 48)}, "mask: expected a batch"),
     ("LladaUniUnderstand", {"question": "", "image": IMAGE}, "question"),
