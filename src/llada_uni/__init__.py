@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         ImageResult,
         InpaintTask,
         LladaUni,
+        LladaUniPipeline,
         OutpaintTask,
         TextResult,
         Turn,
@@ -69,6 +70,7 @@ __all__ = [
     "InpaintTask",
     "LladaUni",
     "LladaUniError",
+    "LladaUniPipeline",
     "OfflineError",
     "OutpaintTask",
     "PromptError",
@@ -95,7 +97,9 @@ _ROOM = {
     **dict.fromkeys(["Geometry", "TokenGrid"], "llada_uni.grid"),
     **dict.fromkeys([name for name in __all__ if name.endswith("Task")], "llada_uni.pipeline"),
     **dict.fromkeys(["Conversation", "Turn"], "llada_uni.pipeline"),
-    **dict.fromkeys(["EncodedImage", "ImageResult", "LladaUni", "TextResult"], "llada_uni.pipeline"),
+    **dict.fromkeys(
+        ["EncodedImage", "ImageResult", "LladaUni", "LladaUniPipeline", "TextResult"], "llada_uni.pipeline"
+    ),
     **dict.fromkeys([name for name in __all__ if name.startswith("load_")], "llada_uni.weights.load"),
 }
 

@@ -23,6 +23,7 @@ from llada_uni.pipeline.tasks import (
 
 if TYPE_CHECKING:
     from llada_uni.pipeline.conversation import Conversation
+    from llada_uni.pipeline.diffusers_style import LladaUniPipeline
     from llada_uni.pipeline.model import LladaUni
     from llada_uni.sampling.story_state import StoryState
 
@@ -39,6 +40,7 @@ __all__ = [
     "ImageResult",
     "InpaintTask",
     "LladaUni",
+    "LladaUniPipeline",
     "OutpaintTask",
     "StoryDone",
     "StoryResult",
@@ -51,6 +53,7 @@ __all__ = [
 
 _LATER = {
     "LladaUni": "llada_uni.pipeline.model",
+    "LladaUniPipeline": "llada_uni.pipeline.diffusers_style",
     "Conversation": "llada_uni.pipeline.conversation",
     "StoryState": "llada_uni.sampling.story_state",
 }

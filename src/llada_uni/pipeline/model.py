@@ -16,8 +16,8 @@ from llada_uni.diffusion.sprint import Sprint
 from llada_uni.grid import Geometry
 from llada_uni.image_tokenizer.images import ImageSource, for_understanding, load_image, resize_to_cover_and_crop
 from llada_uni.pipeline.checks import as_items, as_list, paired, resolve_seeds
-from llada_uni.pipeline.clock import Clock
 from llada_uni.pipeline.conversation import Conversation
+from llada_uni.pipeline.halves import draw_codes
 from llada_uni.pipeline.networks import Networks
 from llada_uni.pipeline.perform import perform
 from llada_uni.pipeline.region_methods import RegionMethods
@@ -29,10 +29,9 @@ from llada_uni.pipeline.settings import (
     DecodeOptions,
     EditOptions,
     ImageOptions,
-    decode_settings,
     output_grid,
 )
-from llada_uni.pipeline.stations import Drawing, check_codes, draw_all, encode, returned
+from llada_uni.pipeline.stations import encode
 from llada_uni.pipeline.story import StoryEvent, collect, is_batch, stream_stories
 from llada_uni.pipeline.story_results import StoryResult
 from llada_uni.pipeline.story_settings import StoryOptions
@@ -260,19 +259,15 @@ class LladaUni(RegionMethods):
         """
         items, many = as_list(encoded)
         seeds = resolve_seeds(options.get("seed"), len(items))
-        presets = self.networks.package.presets
-        settings = decode_settings(presets, options.get("decoder"), options.get("num_steps"))
-        self.networks.require_decoder(settings.decoder)
-        for item in items:
-            check_codes(self.networks, item)
-        clock = Clock(self.networks)
-        drawings = {
-            row: Drawing(codes=item.codes, grid=item.grid, seed=seeds[row], settings=settings)
-            for row, item in enumerate(items)
-        }
-        images = returned(draw_all(self.networks, drawings, at_once=self.pictures_at_once))
-        clock.lap("pixels")
-        results = [one.result(images[row], self.name, clock.timings()) for row, one in drawings.items()]
+        events = draw_codes(
+            self.networks,
+            items,
+            seeds,
+            decoder=options.get("decoder"),
+            num_steps=options.get("num_steps"),
+            at_once=self.pictures_at_once,
+        )
+        results = _results(events)
         return results if many else results[0]
 
     @overload
