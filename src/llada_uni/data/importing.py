@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,7 +17,16 @@ from llada_uni.data.drafts import Draft, Part, Picture, Turn
 from llada_uni.data.filters import ClipFilter, PictureFilter
 from llada_uni.data.import_files import Drafts, SourceOptions, read_folder, read_jsonl, read_tars
 from llada_uni.data.import_tables import read_hub, read_parquet, read_saved
-from llada_uni.data.records import RECORDS_FILE, SKIPPED_FILE, Record, RecordSegment, Skipped, dump_record, write_lines
+from llada_uni.data.records import (
+    RECORDS_FILE,
+    SKIPPED_FILE,
+    Record,
+    RecordSegment,
+    Skipped,
+    dump_record,
+    dump_skipped,
+    write_lines,
+)
 from llada_uni.errors import ConfigError, ImageError, LladaUniError
 from llada_uni.image_tokenizer.images import MAX_PIXELS, load_image
 
@@ -95,8 +103,7 @@ def import_records(
     partial = out / f".{RECORDS_FILE}.new"
     try:
         count = write_lines(partial, (dump_record(record) for record in kept))
-        told = (json.dumps(vars(one), ensure_ascii=False) for one in desk.skipped)
-        skipped = write_lines(out / SKIPPED_FILE, told)
+        skipped = write_lines(out / SKIPPED_FILE, dump_skipped(desk.skipped))
         if not count:
             first = f"; the first: {desk.skipped[0].id}: {desk.skipped[0].reason}" if desk.skipped else ""
             raise ConfigError(f"no sample was left of {skipped} ({out / SKIPPED_FILE} says why){first}")

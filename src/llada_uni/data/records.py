@@ -27,6 +27,7 @@ __all__ = [
     "Skipped",
     "Task",
     "dump_record",
+    "dump_skipped",
     "parse_record",
     "read_records",
     "write_lines",
@@ -141,7 +142,13 @@ def dump_record(record: Record) -> str:
     value = _without(to_mapping(record), {"n_tokens": 0, "n_target": 0, "source": "", "weight": 1.0, "meta": {}})
     empty = dict.fromkeys(("text", "image", "sha256", "ids", "h", "w"))
     value["segments"] = [_without(part, {**empty, "supervised": False}) for part in value["segments"]]
-    return json.dumps(value, ensure_ascii=False)
+    line = json.dumps(value, ensure_ascii=False)
+    return line if line.isascii() or _is_unicode(line) else json.dumps(value)
+
+
+def dump_skipped(skipped: Iterable[Skipped]) -> Iterator[str]:
+    """Lines of a report of what was left out."""
+    return (json.dumps({"id": one.id, "reason": one.reason}) for one in skipped)
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -189,6 +196,14 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
     finally:
         partial.unlink(missing_ok=True)
     return count
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _without(value: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
