@@ -32,6 +32,7 @@ from llada_uni.weights.load import load_geometry, load_vocab
 __all__ = ["ExtractResult", "checkpoint_mark", "extract_tokens"]
 
 _FORMAT = "tokens 1"
+_REMAINS = ("tokens-*.safetensors", ".tokens-*.safetensors.*", f".{MANIFEST_FILE}.*", f".{SKIPPED_FILE}.*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +110,7 @@ class _Chunk:
     def mark(self, before: str) -> str:
         digest = hashlib.sha256(before.encode())
         for text in (*self.texts, *(f"{one.id} {one.reason}" for one in self.repeated)):
-            digest.update(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest())
+            digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
         return digest.hexdigest()
 
     def lines(self, name: str) -> list[tuple[str, str]]:
@@ -130,7 +131,7 @@ def _chunks(path: Path, size: int) -> Iterator[_Chunk]:
                     index += 1
                     chunk = _Chunk(index=index)
                 name = id_of(line)
-                digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=12).digest()
+                digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=12).digest()
                 if name and digest in seen:
                     chunk.repeated.append(Skipped(id=name, reason=f"line {number}: another record has the same id"))
                     continue
@@ -158,7 +159,7 @@ def _concluded(out: Path, marks: Sequence[str], mark: str, options: ExtractOptio
     manifest = Manifest(checkpoint_mark=mark, shard_size=options.shard_size, shards=entries)
     write_manifest(out, manifest)
     names = {path.name for path in paths}
-    for path in (*out.glob("tokens-*.safetensors"), *out.glob(".tokens-*.safetensors.*")):
+    for path in (path for pattern in _REMAINS for path in out.glob(pattern)):
         if path.name not in names:
             path.unlink(missing_ok=True)
     return manifest

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from llada_uni.config import from_mapping, read_json, to_mapping
 from llada_uni.data.block_rows import Branch, Segment
@@ -38,6 +38,7 @@ __all__ = [
 
 MANIFEST_FILE = "manifest.json"
 _FORMAT = 1
+_FACTS = "shard"
 _KINDS = ("cond", *DROPPED_WEIGHTS)
 
 
@@ -88,14 +89,17 @@ def write_shard(path: Path, samples: Sequence[CompiledSample], skipped: Sequence
         ResourceError: the disk is full or not writable; what was there stays.
     """
     arrays = _arrays(samples, skipped)
+    facts = {"mark": mark, "digest": _digest(arrays), "format": _FORMAT}
+    content = save(arrays, metadata={_FACTS: json.dumps(facts)})  # one entry: the file's bytes are always the same
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, partial, metadata={"mark": mark, "digest": _digest(arrays), "format": str(_FORMAT)})
-        with partial.open("rb") as file:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise ResourceError(f"cannot write {path}: {error}; nothing was changed") from error
     finally:
         partial.unlink(missing_ok=True)
@@ -105,8 +109,8 @@ def shard_mark(path: Path) -> str | None:
     """The mark of a shard; None when there is no shard or it cannot be opened."""
     try:
         with safe_open(path, framework="np") as file:
-            return (file.metadata() or {}).get("mark")
-    except (OSError, SafetensorError):
+            return _facts_of(file).get("mark")
+    except (OSError, SafetensorError, ValueError):
         return None
 
 
@@ -147,7 +151,7 @@ class Shard:
         try:
             self._file = safe_open(path, framework="np")
             self._tables = {name: self._read(name) for name in ("samples", "variants", "branches", "segments")}
-            self.metadata: Mapping[str, str] = self._file.metadata() or {}
+            self.metadata: Mapping[str, Any] = _facts_of(self._file)
             self.info: list[dict[str, Any]] = _lines(self._read("info"))
         except (OSError, SafetensorError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged or no shard of tokens ({error}); extract it again") from error
@@ -220,6 +224,10 @@ class Shard:
 
     def _ids(self, start: int, length: int) -> list[int]:
         return self._file.get_slice("ids")[start : start + length].tolist()
+
+
+def _facts_of(file: Any) -> dict[str, Any]:
+    return json.loads((file.metadata() or {}).get(_FACTS, "{}"))
 
 
 def _arrays(samples: Sequence[CompiledSample], skipped: Sequence[Skipped]) -> dict[str, np.ndarray]:
