@@ -117,9 +117,20 @@ def test_the_loss_is_the_weighted_sum_over_samples(place: Place, tmp_path: Path)
         total += weight * float(scaled.detach().sum()) / max(count, 1) ** 0.5
         norm += weight * count**0.5
     loss, told = objective.loss(batch, torch.Generator())
-    assert float(loss) == pytest.approx(total / norm, rel=1e-5)
+    assert float(loss.detach()) == pytest.approx(total / norm, rel=1e-5)
     assert len(set(batch["weight"].tolist())) > 1
     assert 0 < float(told["fill_ratio"]) <= 1
+
+
+def test_two_views_cover_every_target_once(place: Place, tmp_path: Path) -> None:
+    rules = PoseRules(block_lengths=((16, 1.0),), views=2)
+    batch = built(place, tmp_path, pose=rules).batch(Draw(seed=0, step=0, size=6))
+    masked: dict[tuple[int, int], int] = {}
+    chosen = batch["maskable"]
+    facts = zip(*(batch[k][chosen].tolist() for k in ("sample", "position", "masked")), strict=True)
+    for sample, position, is_masked in facts:
+        masked[sample, position] = masked.get((sample, position), 0) + is_masked
+    assert set(masked.values()) == {1}
 
 
 def test_held_out_samples_are_only_evaluated(place: Place, tmp_path: Path) -> None:

@@ -101,7 +101,9 @@ def import_(
         scores=tuple(load_score(text) for text in score or ()),
     )
     clips = PAPER_CLIPS if paper_filters else ClipFilter()
-    rules = ImportRules(pictures=pictures, clips=clips, max_pixels=max_pixels or MAX_PIXELS, limit=limit)
+    rules = ImportRules(
+        pictures=pictures, clips=clips, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels, limit=limit
+    )
     drafts = open_source(source, cast(Any, kind), options)
     result = import_records(drafts, out_folder, rules, name=Path(source).name, report=_progress("records, skipped"))
     _end_line()

@@ -57,9 +57,10 @@ class ExtractOptions:
     restart: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("shard_size", "batch_size", "workers", "block_length"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("shard_size", "batch_size", "workers", "block_length", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {value}")
         if not 0 <= self.part[0] < self.part[1]:
             raise ConfigError(f"part: expected i/n with 1 <= i <= n, got {self.part[0] + 1}/{self.part[1]}")
 

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -117,7 +117,7 @@ def load_score(text: str) -> Score:
     function: Any = getattr(_imported(module_name), function_name, None)
     if not callable(function):
         raise ConfigError(f"{module_name} has no function {function_name!r}; it takes a picture and a text")
-    return Score(name=f"{module_name}:{function_name}", function=function, least=number)
+    return Score(name=f"{module_name}:{function_name}", function=cast(Scorer, function), least=number)
 
 
 def _imported(name: str) -> Any:

@@ -40,12 +40,21 @@ _PICTURES = "images"
 
 @dataclass(frozen=True, kw_only=True)
 class ImportRules:
-    """What is let in. ``limit``: stop after that many records. Pictures of more than ``max_pixels`` are left out."""
+    """What is let in. ``limit``: stop after that many records. Pictures of more than ``max_pixels`` are left out.
+
+    Raises:
+        ConfigError: a number below 1.
+    """
 
     pictures: PictureFilter = field(default_factory=PictureFilter)
     clips: ClipFilter = field(default_factory=ClipFilter)
     max_pixels: int = MAX_PIXELS
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("max_pixels", self.max_pixels), ("limit", self.limit)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)

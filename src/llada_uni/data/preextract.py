@@ -27,7 +27,7 @@ from llada_uni.data.token_shards import (
     write_shard,
 )
 from llada_uni.errors import ConfigError
-from llada_uni.weights.load import load_geometry, load_vocab
+from llada_uni.weights.load import load_backbone_config, load_geometry, load_vocab
 
 __all__ = ["ExtractResult", "checkpoint_mark", "extract_tokens"]
 
@@ -63,7 +63,8 @@ def extract_tokens(
     """
     options = options or ExtractOptions()
     records = records / RECORDS_FILE if records.is_dir() else records
-    mark = f"{_FORMAT} {checkpoint_mark(checkpoint)} {options.max_tokens} {options.block_length}"
+    positions = load_backbone_config(checkpoint).max_position_embeddings
+    mark = f"{_FORMAT} {checkpoint_mark(checkpoint)} {positions} {options.max_tokens} {options.block_length}"
     extractor: Extractor | None = None
     marks, written = list[str](), 0
     for chunk in _chunks(records, options.shard_size):
