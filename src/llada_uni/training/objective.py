@@ -30,7 +30,8 @@ class Resources:
 class Draw:
     """Address of one batch: everything random in it is a function of these numbers and nothing else.
 
-    ``progress`` is step / horizon in [0, 1); ``size`` the number of samples of a full-cost batch.
+    ``progress`` is step / horizon in [0, 1); ``size`` the number of samples of a full-cost batch; ``micro`` counts the
+    ``accumulation`` batches of a step.
     """
 
     seed: int
@@ -38,6 +39,7 @@ class Draw:
     micro: int = 0
     size: int
     progress: float = 0.0
+    accumulation: int = 1
 
     def _key(self, purpose: str) -> list[int]:
         digest = hashlib.sha256(purpose.encode()).digest()

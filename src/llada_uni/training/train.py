@@ -190,10 +190,8 @@ def _to_device(value: Any, device: str) -> Any:
 
 
 def _draws(config: TrainConfig, step: int, progress: float) -> list[Draw]:
-    return [
-        Draw(seed=config.seed, step=step, micro=micro, size=config.batch_size, progress=progress)
-        for micro in range(config.accumulation)
-    ]
+    fixed = {"seed": config.seed, "step": step, "size": config.batch_size, "accumulation": config.accumulation}
+    return [Draw(**fixed, micro=micro, progress=progress) for micro in range(config.accumulation)]
 
 
 class _Prefetch:
