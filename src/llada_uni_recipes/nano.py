@@ -143,11 +143,12 @@ def backbone() -> TrainConfig:
         objective=BackboneObjectiveConfig(
             backbone=shape,
             pool=_POOL,
-            mix=MixConfig(image_share=0.65, questions=4, windows_until=0.2, whole_until=0.85),
+            mix=MixConfig(image_share=0.7, questions=3, windows_until=0.2, whole_until=0.85, region_share=0.4),
             embedding_rms=0.4,
             head_rms=0.12,
             balance_rate=3e-3,
-            num_buckets=4,
+            capacity=320,
+            num_buckets=8,
         ),
         minutes=60.0,
         batch_size=48,
@@ -161,16 +162,17 @@ def tasks() -> TrainConfig:
     """The trained backbone on the whole mix: also thoughts, riddles, edits, stories, comparisons and facts."""
     base = backbone()
     mix = MixConfig(
-        image_share=0.6,
-        questions=4,
-        whole_until=0.4,
+        image_share=0.7,
+        questions=3,
+        whole_until=0.5,
+        region_share=0.4,
         thinking_share=0.05,
-        riddle_share=0.03,
-        thinking_riddle_share=0.04,
-        edit_share=0.08,
-        story_share=0.04,
-        comparison_share=0.04,
-        fact_share=0.02,
+        riddle_share=0.02,
+        thinking_riddle_share=0.03,
+        edit_share=0.1,
+        story_share=0.03,
+        comparison_share=0.03,
+        fact_share=0.01,
     )
     return replace(
         base,
