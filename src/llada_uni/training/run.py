@@ -20,6 +20,7 @@ from typing import Any
 
 from llada_uni.config import override
 from llada_uni.errors import ConfigError, LladaUniError
+from llada_uni.training.adapters import prepared
 from llada_uni.training.checkpoint import load_state
 from llada_uni.training.config import TrainConfig
 from llada_uni.training.export import write_json
@@ -129,7 +130,7 @@ def _run_job(config: Any, directory: Path, options: RunOptions, report: Report |
         numbers = config.run(resources)
         write_json(directory / "evaluation.json", numbers)
         return numbers
-    objective = config.objective.build(resources, config.seed)
+    objective = prepared(config.objective.build(resources, config.seed), config)
     if options.export_only:
         return _finish(config, objective, directory, resources)
     if not options.resume:
