@@ -107,6 +107,20 @@ def test_a_bfloat16_base_trains_float32_adapters(trained: Resources, tmp_path: P
     assert all(p.dtype == torch.float32 for p in objective.model.parameters())
 
 
+@pytest.mark.parametrize("base_dtype", ["int8", "int4"])
+def test_adapters_train_on_a_quantised_base(trained: Resources, tmp_path: Path, base_dtype: str) -> None:
+    settings = config("backbone", adapter=dataclasses.replace(EXPERTS, base_dtype=base_dtype))
+    objective = prepared(settings.objective.build(trained, 0), settings)
+    names = {key for key, _ in objective.inner.model.named_parameters()}
+    assert not any("experts" in key or "query_key_value" in key for key in names)
+    train(settings, objective, tmp_path)
+    state = load_state(tmp_path)
+    assert state is not None
+    assert all(float(state.model[key].abs().sum()) > 0 for key in state.model)
+    objective.export(tmp_path / "out")
+    apply_adapter(load_backbone(trained.out), tmp_path / "out" / "adapters" / settings.name).merge()
+
+
 def test_the_command_line_turns_any_recipe_into_one_of_adapters() -> None:
     plain = tiny_config("backbone")
     changed = override(override(plain, "adapter.rank=16"), "adapter.kind=dora")

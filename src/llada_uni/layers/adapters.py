@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from llada_uni.errors import ConfigError
 from llada_uni.layers.moe import Experts, grouped_linear
+from llada_uni.layers.quantized import Bits, FrozenLinear, Quantized
 
-__all__ = ["Adapter", "AdapterConfig", "Adapters", "adaptable"]
+__all__ = ["Adapter", "AdapterConfig", "Adapters", "adaptable", "quantize_network"]
 
 _PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 _READ_BY_WEIGHT = ("lm_head",)  # not called as a layer, so that a hook would never run
@@ -33,8 +34,8 @@ class AdapterConfig:
     ``targets`` are patterns (``*``, ``?``, ``[...]``) of weight names such as ``*.attention.dense.weight``; the default
     takes attention, dense feed-forwards and shared experts. ``*.experts.*`` takes routed experts, each with a low-rank
     change of its own. The change is ``alpha / rank * up @ down``; ``dora`` also learns the length of every row.
-    ``dropout`` acts on the input of the change. ``base_dtype``: number format of the frozen weights while training
-    ("same" = that of the run).
+    ``dropout`` acts on the input of the change. ``base_dtype``: how the frozen weights are kept while training; "same"
+    is the format of the run, "int8" and "int4" are for everything that could be adapted (``layers.quantized``).
 
     Raises:
         ConfigError: a rank below 1, a dropout outside [0, 1), an alpha that is not positive, or no target.
@@ -45,7 +46,7 @@ class AdapterConfig:
     alpha: float = 16.0
     dropout: float = 0.0
     targets: tuple[str, ...] = ("*attention.*", "*feed_forward.*", "*mlp.*_proj.weight")
-    base_dtype: Literal["same", "bfloat16"] = "same"
+    base_dtype: Literal["same", "bfloat16", "int8", "int4"] = "same"
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -83,7 +84,7 @@ class Adapter(nn.Module):
         self.magnitude = nn.Parameter(torch.empty(*stack, rows, **made)) if config.kind == "dora" else None
 
     @property
-    def weight(self) -> Tensor:
+    def weight(self) -> Tensor | Quantized:
         """The frozen weight."""
         owner, attribute = self._owner
         return getattr(owner, attribute)
@@ -190,13 +191,19 @@ class Adapters(nn.Module):
         """Writes the changes into the network, rounded once to its dtype, and takes the hooks out.
 
         With ``keep`` the original weights are copied first (as many bytes as the adapted weights have).
+
+        Raises:
+            ConfigError: the network is quantised.
         """
         assert self._originals is None, "already merged"
         assert self._handles, "detached"
-        self._originals = {name: adapter.weight.detach().clone() for name, adapter in self._adapters} if keep else None
+        weights = {name: adapter.weight for name, adapter in self._adapters}
+        if any(isinstance(weight, Quantized) for weight in weights.values()):
+            raise ConfigError("cannot merge into quantised weights; merge into the original checkpoint instead")
+        self._originals = {name: weight.clone() for name, weight in weights.items()} if keep else None  # type: ignore[union-attr]
         self.detach()
-        for _, adapter in self._adapters:
-            adapter.weight.copy_(adapter.merged())
+        for name, adapter in self._adapters:
+            weights[name].copy_(adapter.merged())  # type: ignore[union-attr]
 
     @torch.no_grad()
     def unmerge(self) -> None:
@@ -208,7 +215,7 @@ class Adapters(nn.Module):
         if self._originals is None:
             raise ConfigError("cannot unmerge: the original weights were not kept; merge with keep=True")
         for name, adapter in self._adapters:
-            adapter.weight.copy_(self._originals[name])
+            adapter.weight.copy_(self._originals[name])  # type: ignore[union-attr]
         self._originals = None
         self.attach()
 
@@ -219,9 +226,25 @@ def adaptable(network: nn.Module) -> dict[str, tuple[nn.Module, str]]:
     for name, module in network.named_modules():
         if isinstance(module, Experts):
             found |= {f"{name}.{part}": (module, part) for part in _PROJECTIONS}
-        elif isinstance(module, nn.Linear) and name not in _READ_BY_WEIGHT:
+        elif isinstance(module, nn.Linear | FrozenLinear) and name not in _READ_BY_WEIGHT:
             found[f"{name}.weight"] = (module, "weight")
     return found
+
+
+@torch.no_grad()
+def quantize_network(network: nn.Module, bits: Bits) -> None:
+    """Replaces every weight that can be adapted by its quantised form; embeddings, head, router and norms stay.
+
+    The network can be used and adapted afterwards, but neither trained, saved nor moved to another device.
+    """
+    for name, (owner, attribute) in adaptable(network).items():
+        if isinstance(owner, Experts):
+            weight = Quantized(getattr(owner, attribute), bits)
+            delattr(owner, attribute)
+            setattr(owner, attribute, weight)
+        elif isinstance(owner, nn.Linear):
+            parent, _, own = name.removesuffix(".weight").rpartition(".")
+            setattr(network.get_submodule(parent), own, FrozenLinear(owner, bits))
 
 
 def _chosen(known: Mapping[str, Any], targets: Iterable[str]) -> list[str]:
@@ -246,10 +269,15 @@ def _hooked(adapter: Adapter) -> Callable[[], Any]:
     owner, attribute = adapter._owner
     if isinstance(owner, Experts):
         assert attribute not in owner.changes, f"{attribute} has an adapter already"
-        owner.changes[attribute] = adapter.on_experts
-        return lambda: owner.changes.pop(attribute)
-    handle = owner.register_forward_hook(lambda layer, given, y: adapter.on_linear(given[0], y, layer.bias))
-    return handle.remove
+        changes = owner.changes
+        changes[attribute] = adapter.on_experts
+        return lambda: changes.pop(attribute)
+    bias: Tensor | None = owner.bias  # type: ignore[assignment]
+
+    def hook(_: nn.Module, given: tuple[Tensor, ...], y: Tensor) -> Tensor:
+        return adapter.on_linear(given[0], y, bias)
+
+    return owner.register_forward_hook(hook).remove
 
 
 def _place(root: nn.Module, name: str, adapter: Adapter) -> None:

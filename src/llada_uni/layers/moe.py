@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from llada_uni.layers.mlp import SwiGLU
 from llada_uni.layers.precision import at_least_float32, matmul_dtype
+from llada_uni.layers.quantized import Quantized, frozen_product
 
 __all__ = [
     "ExpertBackend",
@@ -145,10 +146,13 @@ class Experts(nn.Module):
         self.changes: dict[str, ExpertChange] = {}
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        compute = _grouped if self.backend == "grouped" else _looped
         dtype = matmul_dtype(x)
-        weights = [w.to(dtype) for w in (self.gate_proj, self.up_proj, self.down_proj)]
-        return compute(x.to(dtype), routing, *weights, self.changes).to(dtype)
+        weights: tuple[Any, ...] = (self.gate_proj, self.up_proj, self.down_proj)
+        if self.backend == "grouped":
+            gate, up, down = (w if isinstance(w, Quantized) else w.to(dtype) for w in weights)
+            return _grouped(x.to(dtype), routing, gate, up, down, self.changes).to(dtype)
+        gate, up, down = (w.to(dtype) for w in weights)
+        return _looped(x.to(dtype), routing, gate, up, down, self.changes).to(dtype)
 
 
 class MoE(nn.Module):
@@ -187,7 +191,12 @@ def _looped(
 
 
 def _grouped(
-    x: Tensor, routing: Routing, gate: Tensor, up: Tensor, down: Tensor, changes: Mapping[str, ExpertChange]
+    x: Tensor,
+    routing: Routing,
+    gate: Tensor | Quantized,
+    up: Tensor | Quantized,
+    down: Tensor | Quantized,
+    changes: Mapping[str, ExpertChange],
 ) -> Tensor:
     """Fast path: sort the token copies by expert, three grouped products, and sum the copies back."""
     chosen = routing.ids.flatten()
@@ -205,8 +214,10 @@ def _changed(change: ExpertChange | None, x: Tensor, y: Tensor, ends: Tensor) ->
     return y if change is None else change(x, y, ends)
 
 
-def grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+def grouped_linear(x: Tensor, weight: Tensor | Quantized, ends: Tensor) -> Tensor:
     """``x [M, in]`` in ``E`` consecutive segments (exclusive ``ends``), segment ``e`` times ``weight[e] [out, in]``."""
+    if isinstance(weight, Quantized):
+        return frozen_product(x, weight, ends)
     aligned = all(n * x.element_size() % 16 == 0 for n in weight.shape[1:])
     if aligned and x.dtype in _GROUPED_MM_DTYPES:
         return F.grouped_mm(x, weight.transpose(1, 2), offs=ends)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from llada_uni.backbone.model import Backbone
 from llada_uni.decoder.dit import Decoder
 from llada_uni.errors import ConfigError
-from llada_uni.layers.adapters import AdapterConfig, Adapters
+from llada_uni.layers.adapters import AdapterConfig, Adapters, quantize_network
 from llada_uni.training.config import TrainConfig
 from llada_uni.training.objective import Batch, Draw, Metrics, Objective
 from llada_uni.weights.adapters import Component, save_adapter
@@ -47,8 +47,10 @@ class Adapted:
     """
 
     def __init__(self, inner: Objective, adapters: Adapters, component: Component, *, name: str, base: str) -> None:
-        self.model = adapters
-        self.inner, self.component, self.name, self.base = inner, component, name, base
+        self.model: nn.Module = adapters
+        self._adapters = adapters
+        self._component: Component = component
+        self.inner, self.name, self.base = inner, name, base
         self._kept = {key: buffer.clone() for key, buffer in inner.model.named_buffers()}
 
     def batch(self, draw: Draw) -> Batch:
@@ -82,7 +84,7 @@ class Adapted:
 
     def export(self, directory: Path) -> None:
         """Writes the adapter to ``adapters/<name>`` in the checkpoint directory."""
-        save_adapter(directory / "adapters" / self.name, self.model, self.component, base=self.base)
+        save_adapter(directory / "adapters" / self.name, self._adapters, self._component, base=self.base)
 
 
 def adapted(objective: Objective, config: TrainConfig) -> Adapted:
@@ -97,6 +99,8 @@ def adapted(objective: Objective, config: TrainConfig) -> Adapted:
     if start is None:
         raise ConfigError(f"{config.name}: an adapter changes trained weights; set objective.warm to a checkpoint")
     objective.model.to(device=config.device, dtype=_base_dtype(config.adapter, config)).requires_grad_(False)
+    if config.adapter.base_dtype in ("int8", "int4"):
+        quantize_network(network, 8 if config.adapter.base_dtype == "int8" else 4)
     adapters = Adapters(network, config.adapter, generator=torch.Generator().manual_seed(config.seed))
     return Adapted(objective, adapters, component, name=config.name, base=str(start))
 
