@@ -19,6 +19,7 @@ from llada_uni.cli import (
     doctor,
     edit,
     evaluate,
+    expand,
     generate,
     models,
     regions,
@@ -43,7 +44,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (generate, edit, regions, understand, chat, story, codes, models, doctor, train, adapters, evaluate):
+for room in (
+    generate,
+    edit,
+    regions,
+    understand,
+    chat,
+    story,
+    codes,
+    models,
+    doctor,
+    train,
+    adapters,
+    expand,
+    evaluate,
+):
     room.register(app)
 
 

@@ -24,7 +24,8 @@ from llada_uni.weights.catalog import resolve
 from llada_uni.weights.files import json_writer, write_files
 from llada_uni.weights.load import load_backbone, load_decoder
 from llada_uni.weights.save import Components, save_checkpoint
-from llada_uni.weights.store import TensorStore, open_file, open_folder
+from llada_uni.weights.store import TensorStore, open_file
+from llada_uni.weights.stored import stored_dtype
 
 __all__ = [
     "ADAPTER_CONFIG",
@@ -42,7 +43,6 @@ ADAPTER_WEIGHTS = "adapter.safetensors"
 Component = Literal["backbone", "decoder", "decoder-turbo"]
 _FORMAT = 1
 _FOLDERS: dict[str, str] = {"backbone": ".", "decoder": "decoder", "decoder-turbo": "decoder-turbo"}
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,17 +135,10 @@ def merge_adapters(model: Path | str, adapters: list[Path], output: Path | str) 
 
 
 def _network(root: Path, component: str) -> Backbone | Decoder:
-    kind = _stored_dtype(open_folder(root / _FOLDERS[component]))
+    kind = stored_dtype(root / _FOLDERS[component])
     if component == "backbone":
         return load_backbone(root, dtype=kind)
     return load_decoder(root, "turbo" if component == "decoder-turbo" else "normal", dtype=kind)
-
-
-def _stored_dtype(store: TensorStore) -> torch.dtype:
-    """The dtype of most matrices; bfloat16 where they are float8."""
-    names = [entry.dtype for entry in store.entries.values() if len(entry.shape) >= 2 and entry.dtype in _DTYPES]
-    found = max(set(names), key=names.count, default="BF16")
-    return _DTYPES[found]
 
 
 def _check_kind(network: nn.Module, told: AdapterFile, directory: Path | str) -> None:
