@@ -69,40 +69,40 @@ def codes() -> CodePoolJob:
 
 def s0_rows() -> TrainConfig:
     """S0, first 2,000 steps: only the new rows of embedding and head, on pictures of 256 x 256."""
-    config = _stage("uni-s0-rows", _POOL_256, _S0_MIX, steps=2000, documents=(64, 192))
+    config = _stage("uni-s0-rows", _POOL_256, _S0_MIX, steps=2000, documents=(32, 384))
     optim = replace(_ADAMW, lr=2e-4, weight_decay=0.0)
     return replace(config, only="image_rows", optim=optim, schedule=ScheduleConfig(warmup_steps=200, decay="constant"))
 
 
 def s0_256() -> TrainConfig:
     """S0, alignment at 256 x 256 (about 256 codes): captions, pictures from words, text. New rows at twice the rate."""
-    config = _stage("uni-s0-256", _POOL_256, _S0_MIX, steps=10000, documents=(64, 192))
+    config = _stage("uni-s0-256", _POOL_256, _S0_MIX, steps=10000, documents=(32, 384))
     schedule = ScheduleConfig(warmup_steps=2000, decay="constant")
     return replace(config, optim=replace(_ADAMW, table_lr=2.0), schedule=schedule)
 
 
 def s0_512() -> TrainConfig:
     """S0, alignment at 512 x 512 (about 1,024 codes)."""
-    config = _stage("uni-s0-512", _POOL_512, _S0_MIX, steps=12000, documents=(16, 228))
+    config = _stage("uni-s0-512", _POOL_512, _S0_MIX, steps=12000, documents=(8, 456))
     schedule = ScheduleConfig(warmup_steps=500, decay="constant")
     return replace(config, optim=replace(_ADAMW, table_lr=2.0), schedule=schedule)
 
 
 def s1() -> TrainConfig:
     """S1, multi-task pre-training: also edits, stories and questions; constant rate, then linear to 3e-5."""
-    config = _stage("uni-s1", _POOL_512, _S1_MIX, steps=50000, documents=(16, 228))
+    config = _stage("uni-s1", _POOL_512, _S1_MIX, steps=50000, documents=(8, 456))
     schedule = ScheduleConfig(warmup_steps=500, decay="linear", constant_share=0.85, floor=0.3)
     return replace(config, objective=replace(config.objective, tasks=_TASKS_512), schedule=schedule)
 
 
 def s2_8k() -> TrainConfig:
     """S2, fine-tuning with rows of 8,192 tokens: losses weighted per sample, two complementary views, low rate."""
-    return _fine_tuning("uni-s2-8k", capacity=8192, steps=6600, documents=(16, 456))
+    return _fine_tuning("uni-s2-8k", capacity=8192, steps=6600, documents=(4, 1824))
 
 
 def s2_16k() -> TrainConfig:
     """S2, the last third with rows of 16,384 tokens and more stories and thoughts."""
-    config = _fine_tuning("uni-s2-16k", capacity=16384, steps=2900, documents=(16, 456))
+    config = _fine_tuning("uni-s2-16k", capacity=16384, steps=2900, documents=(6, 1216))
     mix = replace(config.objective.mix, story_share=0.15, thinking_share=0.15)
     shape = replace(config.objective.backbone, max_position_embeddings=16384)
     objective = replace(config.objective, mix=mix, backbone=shape)
@@ -133,12 +133,12 @@ def qlora() -> TrainConfig:
 
 def full_8() -> TrainConfig:
     """All weights of the released model on 8 GPUs of 80 GB or more; their state must be shared out (``--ranks 8``)."""
-    return _fine_tuning("uni-full-8", capacity=4096, steps=3000, documents=(8, 32))
+    return _fine_tuning("uni-full-8", capacity=8192, steps=3000, documents=(2, 128))
 
 
 def full_64() -> TrainConfig:
     """All weights on 64 GPUs, in steps of eight times the size."""
-    return _fine_tuning("uni-full-64", capacity=8192, steps=3000, documents=(64, 32))
+    return _fine_tuning("uni-full-64", capacity=8192, steps=3000, documents=(4, 512))
 
 
 def _fine_tuning(name: str, *, capacity: int, steps: int, documents: tuple[int, int]) -> TrainConfig:

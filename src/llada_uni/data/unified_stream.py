@@ -171,10 +171,10 @@ def image_block(codes: np.ndarray) -> ImageBlock:
 def things(graph: SceneGraph, length: int) -> tuple[int, ...]:
     """The number, from 1, of the object that each code of a picture shows (0 = none), filled with 0 to ``length``.
 
-    Nothing where codes are coarser than the scene's cells, as those of 16-pixel patches are.
+    All 0 where codes are coarser than the scene's cells, as those of 16-pixel patches are.
     """
     if graph.grid_h * graph.grid_w > length:
-        return ()
+        return (0,) * length
     cells = np.zeros((graph.grid_h, graph.grid_w), dtype=np.int64)
     for number, item in enumerate(graph.objects, start=1):
         height, width = item.cells

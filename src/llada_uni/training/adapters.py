@@ -20,7 +20,7 @@ from llada_uni.training.config import TrainConfig
 from llada_uni.training.objective import Batch, Draw, Metrics, Objective
 from llada_uni.weights.adapters import Component, save_adapter
 
-__all__ = ["Adapted", "adapted", "only_image_rows", "prepared"]
+__all__ = ["Adapted", "adapted", "network_of", "only_image_rows", "prepared"]
 
 
 def prepared(objective: Objective, config: TrainConfig) -> Objective:
@@ -94,7 +94,7 @@ def adapted(objective: Objective, config: TrainConfig) -> Adapted:
         ConfigError: no network that can be adapted, or one that starts from random weights.
     """
     assert config.adapter is not None
-    network, component = _network(objective.model, config.name)
+    network, component = network_of(objective.model, config.name)
     start = "out" if component == "decoder-turbo" else getattr(config.objective, "warm", "out")
     if start is None:
         raise ConfigError(f"{config.name}: an adapter changes trained weights; set objective.warm to a checkpoint")
@@ -130,8 +130,14 @@ def _rows_from(offset: int) -> Any:
     return keep
 
 
-def _network(model: nn.Module, name: str) -> tuple[nn.Module, Component]:
-    """The network in what an objective trains; a decoder with a second head is one that is distilled."""
+def network_of(model: nn.Module, name: str) -> tuple[nn.Module, Component]:
+    """The network in what an objective trains, and its place in a checkpoint.
+
+    A decoder with a second head is one that is distilled.
+
+    Raises:
+        ConfigError: neither a backbone nor a decoder.
+    """
     for part in model.modules():
         if isinstance(part, Backbone):
             return part, "backbone"
