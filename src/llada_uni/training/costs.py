@@ -46,7 +46,7 @@ from llada_uni.weights.parts import load_text_tokenizer
 __all__ = ["Shapes", "StepCost", "meta_model", "step_cost"]
 
 _CELL_PX = 16  # of scenes
-_DOCUMENTS = 24
+_DOCUMENTS = 16  # drawn at each point of the run
 _POINTS = (0.1, 0.5, 0.9)
 _LOGIT_BYTES = 8  # float32 logits and their gradient
 
@@ -187,7 +187,7 @@ def _mean_ratio(law: MaskRatioLaw) -> float:
 
 def _backbone_cost(config: TrainConfig, model: nn.Module, shapes: Shapes) -> StepCost:
     shape: BackboneConfig = config.objective.backbone
-    documents = _documents(config.objective, shapes, min(config.batch_size, _DOCUMENTS))
+    documents = _documents(config.objective, shapes, _DOCUMENTS)
     count = config.batch_size
     heads = shape.num_attention_heads * shape.head_dim
     attention = 4 * heads * shape.num_hidden_layers * documents.squares

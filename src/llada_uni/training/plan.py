@@ -327,7 +327,7 @@ def _bytes(number: float) -> str:
 
 
 def _time(seconds: float) -> str:
-    for size, name in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+    for size, name in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.3g} {name}"
     return f"{seconds:.3g} s"
