@@ -101,11 +101,20 @@ def _override(config: Any, path: list[str], text: str, full: str) -> Any:
         raise ConfigError(f"--set {full}: no field {path[0]!r}{_nearest(path[0], names)}")
     current = getattr(config, path[0])
     if len(path) > 1:
+        if current is None:
+            current = _absent(typing.get_type_hints(_class_of(config))[path[0]])
         if not dataclasses.is_dataclass(current):
             raise ConfigError(f"--set {full}: {path[0]!r} has no fields inside it")
         return dataclasses.replace(config, **{path[0]: _override(current, path[1:], text, full)})
     hint = typing.get_type_hints(_class_of(config))[path[0]]
     return dataclasses.replace(config, **{path[0]: _parse(text, hint, full)})
+
+
+def _absent(hint: Any) -> Any:
+    """What stands in for an optional part that is not there: its defaults, if it has them."""
+    kinds = [kind for kind in typing.get_args(hint) if dataclasses.is_dataclass(kind)]
+    complete = len(kinds) == 1 and not any(_required(item) for item in dataclasses.fields(kinds[0]))
+    return typing.cast(Any, kinds[0])() if complete else None
 
 
 def _class_of(config: object) -> type:

@@ -12,7 +12,22 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from llada_uni.cli import chat, codes, data, doctor, edit, evaluate, generate, models, regions, story, train, understand
+from llada_uni.cli import (
+    adapters,
+    chat,
+    codes,
+    data,
+    doctor,
+    edit,
+    evaluate,
+    expand,
+    generate,
+    models,
+    regions,
+    story,
+    train,
+    understand,
+)
 from llada_uni.cli.output import emit
 from llada_uni.errors import ConfigError, LladaUniError, ResourceError
 
@@ -30,7 +45,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (generate, edit, regions, understand, chat, story, codes, models, doctor, data, train, evaluate):
+for room in (
+    generate,
+    edit,
+    regions,
+    understand,
+    chat,
+    story,
+    codes,
+    models,
+    doctor,
+    data,
+    train,
+    adapters,
+    expand,
+    evaluate,
+):
     room.register(app)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["follow"]
+__all__ = ["follow", "training_bar"]
 
 
 def follow(events: Iterable[Any], *, quiet: bool = False) -> list[Any]:
@@ -41,6 +41,41 @@ def _bar(*, quiet: bool) -> Iterator[Any]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield _Tracker(progress)
+
+
+@contextmanager
+def training_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """What hears (name, step, horizon) of a training; a bar with the time left when standard error is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda name, step, horizon: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, Any] = {}
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=300) as progress:
+
+        def tell(name: str, step: int, horizon: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=horizon, completed=step)
+            progress.update(tasks[name], total=horizon, completed=step)
+
+        yield tell
 
 
 class _Tracker:

@@ -16,8 +16,10 @@ def register(app: typer.Typer) -> None:
 
 def train(context: typer.Context) -> None:
     """Train a network by a recipe, such as recipes.nano:tokenizer (--help lists the options)."""
+    from llada_uni.cli.progress import training_bar
     from llada_uni.training.run import main
 
-    status = main(context.args)
+    with training_bar() as progress:
+        status = main(context.args, progress=progress)
     if status:
         raise typer.Exit(status)

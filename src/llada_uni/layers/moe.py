@@ -7,7 +7,7 @@ stays float32 through every ``.to(dtype)``, because rounding it flips near ties.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,10 +17,24 @@ from torch.nn import functional as F
 
 from llada_uni.layers.mlp import SwiGLU
 from llada_uni.layers.precision import at_least_float32, matmul_dtype
+from llada_uni.layers.quantized import Quantized, frozen_product
 
-__all__ = ["ExpertBackend", "Experts", "MoE", "Router", "Routing", "expert_counts", "route"]
+__all__ = [
+    "ExpertBackend",
+    "ExpertChange",
+    "Experts",
+    "MoE",
+    "Router",
+    "Routing",
+    "expert_counts",
+    "grouped_linear",
+    "route",
+]
 
 ExpertBackend = Literal["grouped", "loop"]
+ExpertChange = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Inputs ``[M, in]`` of a projection in ``E`` segments, its outputs ``[M, out]`` and the segments' exclusive ends
+``[E]`` -> other outputs; see ``layers.adapters``."""
 _GROUPED_MM_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # and rows of a multiple of 16 bytes
 
 
@@ -119,7 +133,8 @@ class Experts(nn.Module):
     """``E`` SwiGLU experts, weights stacked: ``gate_proj`` and ``up_proj`` ``[E, I, H]``, ``down_proj`` ``[E, H, I]``.
 
     ``forward(x [N, H], routing)`` returns the weighted sum of the chosen experts' outputs ``[N, H]``; no token is ever
-    dropped. Products with the router weights and their sum are float32 or wider, as in the released model.
+    dropped. Products with the router weights and their sum are float32 or wider, as in the released model. ``changes``
+    may hold a function per projection that changes its outputs.
     """
 
     def __init__(self, width: int, hidden_width: int, num_experts: int, *, backend: ExpertBackend = "grouped") -> None:
@@ -128,12 +143,16 @@ class Experts(nn.Module):
         self.gate_proj = nn.Parameter(torch.empty(num_experts, hidden_width, width))
         self.up_proj = nn.Parameter(torch.empty(num_experts, hidden_width, width))
         self.down_proj = nn.Parameter(torch.empty(num_experts, width, hidden_width))
+        self.changes: dict[str, ExpertChange] = {}
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        compute = _grouped if self.backend == "grouped" else _looped
         dtype = matmul_dtype(x)
-        weights = [w.to(dtype) for w in (self.gate_proj, self.up_proj, self.down_proj)]
-        return compute(x.to(dtype), routing, *weights).to(dtype)
+        weights: tuple[Any, ...] = (self.gate_proj, self.up_proj, self.down_proj)
+        if self.backend == "grouped":
+            gate, up, down = (w if isinstance(w, Quantized) else w.to(dtype) for w in weights)
+            return _grouped(x.to(dtype), routing, gate, up, down, self.changes).to(dtype)
+        gate, up, down = (w.to(dtype) for w in weights)
+        return _looped(x.to(dtype), routing, gate, up, down, self.changes).to(dtype)
 
 
 class MoE(nn.Module):
@@ -155,31 +174,50 @@ class MoE(nn.Module):
         return y.view(x.shape), routing
 
 
-def _looped(x: Tensor, routing: Routing, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+def _looped(
+    x: Tensor, routing: Routing, gate: Tensor, up: Tensor, down: Tensor, changes: Mapping[str, ExpertChange]
+) -> Tensor:
     """Reference: one expert after the other over the tokens that chose it."""
     out = torch.zeros_like(x, dtype=routing.weights.dtype)
     for expert in range(gate.shape[0]):
         token, slot = (routing.ids == expert).nonzero(as_tuple=True)
         chosen = x[token]
-        hidden = F.silu(F.linear(chosen, gate[expert])) * F.linear(chosen, up[expert])
-        y = F.linear(hidden, down[expert]).to(out.dtype) * routing.weights[token, slot].unsqueeze(-1)
-        out = out.index_add(0, token, y)
+        ends = (torch.arange(gate.shape[0], device=x.device) >= expert).to(torch.int32) * len(chosen)
+        gated = _changed(changes.get("gate_proj"), chosen, F.linear(chosen, gate[expert]), ends)
+        hidden = F.silu(gated) * _changed(changes.get("up_proj"), chosen, F.linear(chosen, up[expert]), ends)
+        y = _changed(changes.get("down_proj"), hidden, F.linear(hidden, down[expert]), ends)
+        out = out.index_add(0, token, y.to(out.dtype) * routing.weights[token, slot].unsqueeze(-1))
     return out
 
 
-def _grouped(x: Tensor, routing: Routing, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+def _grouped(
+    x: Tensor,
+    routing: Routing,
+    gate: Tensor | Quantized,
+    up: Tensor | Quantized,
+    down: Tensor | Quantized,
+    changes: Mapping[str, ExpertChange],
+) -> Tensor:
     """Fast path: sort the token copies by expert, three grouped products, and sum the copies back."""
     chosen = routing.ids.flatten()
     order = chosen.argsort(stable=True)
     rank = torch.empty_like(order).scatter_(0, order, torch.arange(order.numel(), device=order.device))
     ends = expert_counts(chosen, gate.shape[0]).cumsum(0).to(torch.int32)
     rows: Tensor = _Dispatch.apply(x, order, rank, routing.ids.shape[-1])
-    hidden = F.silu(_grouped_linear(rows, gate, ends)) * _grouped_linear(rows, up, ends)
-    return _Combine.apply(_grouped_linear(hidden, down, ends), routing.weights, order, rank)
+    gated = _changed(changes.get("gate_proj"), rows, grouped_linear(rows, gate, ends), ends)
+    hidden = F.silu(gated) * _changed(changes.get("up_proj"), rows, grouped_linear(rows, up, ends), ends)
+    y = _changed(changes.get("down_proj"), hidden, grouped_linear(hidden, down, ends), ends)
+    return _Combine.apply(y, routing.weights, order, rank)
 
 
-def _grouped_linear(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+def _changed(change: ExpertChange | None, x: Tensor, y: Tensor, ends: Tensor) -> Tensor:
+    return y if change is None else change(x, y, ends)
+
+
+def grouped_linear(x: Tensor, weight: Tensor | Quantized, ends: Tensor) -> Tensor:
     """``x [M, in]`` in ``E`` consecutive segments (exclusive ``ends``), segment ``e`` times ``weight[e] [out, in]``."""
+    if isinstance(weight, Quantized):
+        return frozen_product(x, weight, ends)
     aligned = all(n * x.element_size() % 16 == 0 for n in weight.shape[1:])
     if aligned and x.dtype in _GROUPED_MM_DTYPES:
         return F.grouped_mm(x, weight.transpose(1, 2), offs=ends)

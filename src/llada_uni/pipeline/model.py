@@ -74,6 +74,7 @@ class LladaUni(RegionMethods):
         revision: str | None = None,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        adapter: str | Path | Sequence[str | Path] | None = None,
     ) -> LladaUni:
         """Open a checkpoint: ``"nano"`` (inside the package), a model id on the hub, or a directory.
 
@@ -82,16 +83,19 @@ class LladaUni(RegionMethods):
             revision: commit, tag or branch of a hub model.
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None or ``"auto"`` takes CUDA where there is one.
             dtype: ``"float32"`` (default on CPU), ``"bfloat16"`` (default elsewhere), ``"float16"`` or ``"float64"``.
+            adapter: directory of an adapter, or several; each is merged into its network when that is loaded.
 
         Raises:
-            CheckpointError: no such model, or an incomplete or inconsistent one.
+            CheckpointError: no such model or adapter, or an incomplete or inconsistent one.
             OfflineError: it would have to be downloaded and the hub cannot be reached.
             ResourceError: no such device.
             ConfigError: a configuration file or an argument is not valid.
         """
         place = resolve_device(_automatic(device))
         directory = resolve(name_or_dir, revision)
-        return cls(Networks(directory, name=str(name_or_dir), device=place, dtype=resolve_dtype(dtype, place)))
+        adapters = [Path(one) for one in ([adapter] if isinstance(adapter, (str, Path)) else adapter or ())]
+        kind = resolve_dtype(dtype, place)
+        return cls(Networks(directory, name=str(name_or_dir), device=place, dtype=kind, adapters=adapters))
 
     def save_pretrained(self, directory: str | Path, *, dtype: torch.dtype | None = None) -> Path:
         """Write the checkpoint to ``directory``, completely or not at all.
@@ -102,6 +106,7 @@ class LladaUni(RegionMethods):
             CheckpointError: ``directory`` exists and is not a checkpoint.
             ResourceError: the disk is full or not writable; nothing has changed then.
         """
+        self.networks.load_adapted()
         return save_checkpoint(
             directory, Components(**self.networks.modules()), base=self.networks.directory, dtype=dtype
         )

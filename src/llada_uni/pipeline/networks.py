@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from llada_uni.weights import load
+from llada_uni.weights.adapters import apply_adapter, open_adapter
 from llada_uni.weights.catalog import PackageConfig, load_package_config
 from llada_uni.weights.parts import check_checkpoint, load_decoder_config
 
@@ -27,16 +28,20 @@ if TYPE_CHECKING:
 __all__ = ["Networks"]
 
 T = TypeVar("T")
+N = TypeVar("N", bound=torch.nn.Module)
+_VARIANTS = {"decoder": "normal", "decoder-turbo": "turbo"}
 
 
 class Networks:
     """Configurations at once, networks on first use: asking about a picture never loads the pixel decoder.
 
     ``name`` is what the checkpoint was opened as and is reported with results. ``load_s`` is the time spent loading so
-    far, in seconds.
+    far, in seconds. ``adapters`` are directories of adapters, which are merged into a network when it is loaded.
     """
 
-    def __init__(self, directory: Path, *, name: str, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, directory: Path, *, name: str, device: torch.device, dtype: torch.dtype, adapters: Sequence[Path] = ()
+    ) -> None:
         check_checkpoint(directory)
         self.directory, self.name, self.device, self.dtype = directory, name, device, dtype
         self.package: PackageConfig = load_package_config(directory)
@@ -47,10 +52,13 @@ class Networks:
         self.preprocessor: PreprocessorConfig = load.load_preprocessor(directory)
         self.load_s = 0.0
         self._decoders: dict[str, Decoder] = {}
+        self._adapters: dict[str, list[Path]] = {}
+        for path in adapters:
+            self._adapters.setdefault(open_adapter(path).component, []).append(path)
 
     @cached_property
     def backbone(self) -> Backbone:
-        return self._timed(lambda: load.load_backbone(self.directory, **self._where))
+        return self._timed(lambda: self._adapted("backbone", load.load_backbone(self.directory, **self._where)))
 
     @cached_property
     def image_tokenizer(self) -> ImageTokenizer:
@@ -75,8 +83,9 @@ class Networks:
     def decoder(self, variant: str) -> Decoder:
         """The ``"normal"`` or the ``"turbo"`` decoder."""
         if variant not in self._decoders:
+            component = "decoder-turbo" if variant == "turbo" else "decoder"
             self._decoders[variant] = self._timed(
-                lambda: load.load_decoder(self.directory, variant, **self._where)  # type: ignore[arg-type]
+                lambda: self._adapted(component, load.load_decoder(self.directory, variant, **self._where))  # type: ignore[arg-type]
             )
         return self._decoders[variant]
 
@@ -86,6 +95,16 @@ class Networks:
         found = {name: self.__dict__[name] for name in named if name in self.__dict__}
         names = {"normal": "decoder", "turbo": "decoder_turbo"}
         return found | {names[variant]: decoder for variant, decoder in self._decoders.items()}
+
+    def load_adapted(self) -> None:
+        """Load every network that an adapter changes, so that what is saved holds the change."""
+        for component in self._adapters:
+            _ = self.backbone if component == "backbone" else self.decoder(_VARIANTS[component])
+
+    def _adapted(self, component: str, network: N) -> N:
+        for path in self._adapters.get(component, ()):
+            apply_adapter(network, path).merge(keep=False)
+        return network
 
     @property
     def _where(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from llada_uni.config import to_mapping
 from llada_uni.errors import ConfigError
+from llada_uni.layers.adapters import AdapterConfig
 
 __all__ = ["OptimConfig", "ScheduleConfig", "TrainConfig", "describe"]
 
@@ -50,7 +51,8 @@ class TrainConfig:
 
     Exactly one of ``steps`` and ``minutes`` sets the horizon; minutes are turned into steps once, at the start, from
     the measured speed, and the horizon is stored with the state. ``objective`` is a frozen dataclass with
-    ``build(resources) -> Objective``.
+    ``build(resources) -> Objective``. With ``adapter`` only low-rank changes of the network are trained and written;
+    ``only="image_rows"`` trains the rows of image codes in a backbone's tables and nothing else.
     """
 
     name: str
@@ -71,6 +73,8 @@ class TrainConfig:
     prefetch: int = 2
     probe_seconds: float = 20.0
     init_from: str | None = None
+    adapter: AdapterConfig | None = None
+    only: Literal["image_rows"] | None = None
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):

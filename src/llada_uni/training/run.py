@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import json
 import logging
@@ -20,23 +21,28 @@ from typing import Any
 
 from llada_uni.config import override
 from llada_uni.errors import ConfigError, LladaUniError
+from llada_uni.training.adapters import prepared
 from llada_uni.training.checkpoint import load_state
 from llada_uni.training.config import TrainConfig
 from llada_uni.training.export import write_json
 from llada_uni.training.objective import Objective, Resources
+from llada_uni.training.record import record_run
 from llada_uni.training.train import Run, TrainResult, train
+from llada_uni.training.watch import watching
 
 __all__ = ["RunOptions", "main", "resolve_recipe", "run_recipe"]
 
 _LOG = logging.getLogger("llada_uni.training")
 Report = Callable[[Mapping[str, Any]], None]
+Progress = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """How to run recipes: ``out`` is the checkpoint directory being built, ``cache`` keeps state and other files.
 
-    ``resume`` continues saved states; ``export_only`` trains nothing and exports what the saved state holds.
+    ``resume`` continues saved states; ``export_only`` trains nothing and exports what the saved state holds. ``watch``:
+    "none" or "tensorboard".
     """
 
     out: Path
@@ -47,6 +53,7 @@ class RunOptions:
     resume: bool = True
     export_only: bool = False
     force: bool = False
+    watch: str = "none"
 
 
 def default_cache() -> Path:
@@ -74,8 +81,12 @@ def resolve_recipe(name: str) -> Any:
     return getattr(module, function)()
 
 
-def run_recipe(recipe: Any, options: RunOptions, *, report: Report | None = None) -> list[dict[str, Any]]:
+def run_recipe(
+    recipe: Any, options: RunOptions, *, report: Report | None = None, progress: Progress | None = None
+) -> list[dict[str, Any]]:
     """Runs one job or a chain of them; a chain skips jobs whose result is already there. Returns their evaluations.
+
+    ``report`` hears every line of metrics, ``progress`` (name, step, horizon) after every step.
 
     Raises:
         ConfigError: an override does not fit.
@@ -91,7 +102,7 @@ def run_recipe(recipe: Any, options: RunOptions, *, report: Report | None = None
         if len(jobs) > 1 and done.exists() and not options.force:
             results.append(json.loads(done.read_text(encoding="utf-8")))
             continue
-        numbers = _run_job(config, directory, options, report)
+        numbers = _run_job(config, directory, options, report, progress)
         if numbers is None:
             break
         results.append(numbers)
@@ -122,24 +133,38 @@ def _configured(job: Any, options: RunOptions, *, chain: bool) -> Any:
     return job
 
 
-def _run_job(config: Any, directory: Path, options: RunOptions, report: Report | None) -> dict[str, Any] | None:
+def _run_job(
+    config: Any, directory: Path, options: RunOptions, report: Report | None, progress: Progress | None
+) -> dict[str, Any] | None:
     resources = Resources(out=options.out, cache=options.cache)
     directory.mkdir(parents=True, exist_ok=True)
     if not isinstance(config, TrainConfig):
         numbers = config.run(resources)
         write_json(directory / "evaluation.json", numbers)
         return numbers
-    objective = config.objective.build(resources, config.seed)
+    objective = prepared(config.objective.build(resources, config.seed), config)
     if options.export_only:
         return _finish(config, objective, directory, resources)
     if not options.resume:
         (directory / "state.pt").unlink(missing_ok=True)
-    with _stop_on_signals() as stop:
-        result = train(config, objective, directory, stop=stop, report=report)
+    record_run(directory, config, resumed=(directory / "state.pt").exists())
+    with watching(options.watch, directory, objective) as watch, _stop_on_signals() as stop:
+        hear = _both(report, watch)
+        tell = None if progress is None else functools.partial(progress, config.name)
+        result = train(config, objective, directory, stop=stop, report=hear, progress=tell)
     if not result.finished:
         _LOG.info("stopped at step %d of %d; run again to continue", result.step, result.horizon)
         return None
     return _finish(config, objective, directory, resources, result)
+
+
+def _both(report: Report | None, watch: Report) -> Report:
+    def hear(record: Mapping[str, Any]) -> None:
+        if report is not None:
+            report(record)
+        watch(record)
+
+    return hear
 
 
 def _finish(
@@ -193,7 +218,33 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
         resume=not arguments.restart,
         export_only=arguments.export_only,
         force=arguments.force,
+        watch=arguments.watch,
     )
+
+
+def _plan(arguments: argparse.Namespace) -> str:
+    """The plan of a recipe as text, or as JSON."""
+    from llada_uni.training.plan import as_mapping, plan_jobs, table
+
+    recipe = resolve_recipe(arguments.recipe)
+    jobs = recipe if isinstance(recipe, tuple) else (recipe,)
+    options = _options(arguments)
+    jobs = [_configured(job, options, chain=len(jobs) > 1) for job in jobs]
+    speed = None if arguments.throughput is None else arguments.throughput * 1e12
+    siblings = _siblings(arguments.recipe)
+    plans = plan_jobs(
+        jobs, recipes=siblings, out=options.out, cache=options.cache, ranks=arguments.ranks, throughput=speed
+    )
+    if not plans:
+        raise ConfigError(f"{arguments.recipe} trains nothing; there is nothing to plan")
+    return json.dumps([as_mapping(plan) for plan in plans]) if arguments.json else table(plans)
+
+
+def _siblings(name: str) -> list[Any]:
+    """The recipes of the same module that decide shapes of others."""
+    path, _, _ = name.partition(":")
+    module = importlib.import_module("llada_uni_" + path if path.split(".")[0] == "recipes" else path)
+    return [getattr(module, other)() for other in ("tokenizer", "decoder") if other in module.__all__]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -208,16 +259,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--restart", action="store_true", help="forget the saved state")
     parser.add_argument("--export-only", action="store_true", help="export what the saved state holds")
     parser.add_argument("--force", action="store_true", help="in a chain, run finished stages again")
+    parser.add_argument("--watch", default="none", metavar="tensorboard", help="show metrics and pictures there")
+    parser.add_argument("--plan", action="store_true", help="print size, cost and time; train nothing")
+    parser.add_argument("--ranks", type=int, default=1, help="with --plan: processes that share the state")
+    parser.add_argument("--throughput", type=float, help="with --plan: TFLOP/s of one rank")
+    parser.add_argument("--json", action="store_true", help="with --plan: JSON instead of a table")
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry of ``python -m llada_uni.training.run``; progress on stderr, the evaluation as JSON on stdout."""
+def main(arguments: Sequence[str] | None = None, *, progress: Progress | None = None) -> int:
+    """Entry of ``python -m llada_uni.training.run``; progress on stderr, the evaluation as JSON on stdout.
+
+    ``progress`` as in :func:`run_recipe`.
+    """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     parsed = _parser().parse_args(arguments)
     try:
+        if parsed.plan:
+            sys.stdout.write(_plan(parsed) + "\n")
+            return 0
         results = run_recipe(
-            resolve_recipe(parsed.recipe), _options(parsed), report=lambda record: _LOG.info("%s", json.dumps(record))
+            resolve_recipe(parsed.recipe),
+            _options(parsed),
+            report=lambda record: _LOG.info("%s", json.dumps(record)),
+            progress=progress,
         )
     except LladaUniError as error:
         _LOG.error("%s", error)

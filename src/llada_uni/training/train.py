@@ -104,12 +104,13 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     stop_at: int | None = None,
     report: Callable[[Mapping[str, Any]], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> TrainResult:
     """Trains ``objective`` to the horizon of ``config``, continuing the state in ``directory`` if there is one.
 
     ``stop`` is asked after every step (a signal handler sets it); ``stop_at`` ends the call after that many steps in
     all. Either way the state is saved and the next call goes on. On return the model holds the live weights; the
-    averaged ones are in the saved state.
+    averaged ones are in the saved state. ``progress`` hears (step, horizon) at the start and after every step.
 
     Raises:
         ConfigError: the loss or a gradient is not finite (the step and its batch are named; the state is not saved).
@@ -123,11 +124,14 @@ def train(
         run.horizon = config.steps or _horizon_from_minutes(run)
     log = MetricsLog(directory, every=config.log_every, step=run.step, report=report)
     end = min(run.horizon, stop_at or run.horizon)
+    tell = progress or (lambda step, horizon: None)
+    tell(run.step, run.horizon)
     with _Prefetch(run, end) as batches:
         last_save = time.monotonic()
         while run.step < end and not stop():
             metrics = _step(run, batches.take())
             log.add(run.step, metrics, samples=_samples(config), seconds=run.elapsed())
+            tell(run.step, run.horizon)
             if time.monotonic() - last_save > config.checkpoint_seconds:
                 save_state(directory, run.snapshot())
                 last_save = time.monotonic()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from llada_uni.scenes.graph import SceneGraph
 from llada_uni.scenes.verify import verify
 from llada_uni.training.export import frozen, warm_start
 from llada_uni.training.objective import Batch, Draw, Metrics, Resources
-from llada_uni.training.objectives.vae import psnr
+from llada_uni.training.objectives.vae import psnr, to_pixels
 from llada_uni.weights.save import save_decoder, save_semantic_embedder
 
 __all__ = [
@@ -159,8 +160,16 @@ class DecoderObjective:
     def evaluate(self, seed: int) -> Metrics:
         """Pictures decoded from true codes by Euler steps, against their renders."""
         self.model.eval()
-        sampler = Sampler(model=self.model, num_steps=self.config.eval_steps, shift=3.0, renoise_ratio=0.0)
-        return self._judge.score(sampler, seed, self.config.eval_pictures)
+        return self._judge.score(self._sampler, seed, self.config.eval_pictures)
+
+    def samples(self, seed: int, count: int) -> np.ndarray:
+        """Renders above pictures decoded from their codes, uint8 [2, count, H, W, 3]."""
+        self.model.eval()
+        return self._judge.samples(self._sampler, seed, count)
+
+    @property
+    def _sampler(self) -> Sampler:
+        return Sampler(model=self.model, num_steps=self.config.eval_steps, shift=3.0, renoise_ratio=0.0)
 
     def export(self, directory: Path) -> None:
         """Writes ``decoder/`` and the semantic embedder."""
@@ -225,6 +234,17 @@ class Judge:
             "verified_ceiling": _verified(ceiling, graphs),
         }
 
+    @torch.no_grad()
+    def samples(self, sampler: Sampler, seed: int, count: int) -> np.ndarray:
+        """Renders of fresh scenes above pictures decoded from their codes, uint8 [2, count, H, W, 3]."""
+        rng = Draw(seed=seed, step=1, size=count).numpy("evaluation")
+        images = pictures(draw_scenes(rng, count, (8, 8), held_out=None))
+        device = next(sampler.model.parameters()).device
+        codes = torch.from_numpy(encode_pictures(self.tokenizer, images).astype("int64")).to(device)
+        factor = images.shape[1] // self.vae.config.factor // codes.shape[-1]
+        latents = sampler(codes, self.vae.config.latent_channels, factor, seed)
+        return np.stack([images, to_pixels(self.vae.to(device).decode(self.vae.from_model(latents)))])
+
     @staticmethod
     def _psnr(output: Tensor, target: Tensor) -> float:
         return float(psnr((output.clamp(-1, 1) - target).square().flatten(1).mean(1)).mean())
@@ -232,8 +252,7 @@ class Judge:
 
 def _verified(output: Tensor, graphs: Sequence[SceneGraph]) -> float:
     """Share of pictures [N, 3, H, W] whose scene the verifier reads back without a difference."""
-    pixels = ((output.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    right = [_same(verify(image), graph) for image, graph in zip(pixels, graphs, strict=True)]
+    right = [_same(verify(image), graph) for image, graph in zip(to_pixels(output), graphs, strict=True)]
     return sum(right) / len(right)
 
 

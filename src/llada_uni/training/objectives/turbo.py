@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -131,8 +132,16 @@ class TurboObjective:
     def evaluate(self, seed: int) -> Metrics:
         """Pictures decoded from true codes in few steps, against their renders."""
         self.model.eval()
-        sampler = Sampler(model=self.model, num_steps=self.config.num_steps, shift=1.0, renoise_ratio=1.0)
-        return self._judge.score(sampler, seed, self.config.eval_pictures)
+        return self._judge.score(self._sampler, seed, self.config.eval_pictures)
+
+    def samples(self, seed: int, count: int) -> np.ndarray:
+        """Renders above pictures decoded from their codes, uint8 [2, count, H, W, 3]."""
+        self.model.eval()
+        return self._judge.samples(self._sampler, seed, count)
+
+    @property
+    def _sampler(self) -> Sampler:
+        return Sampler(model=self.model, num_steps=self.config.num_steps, shift=1.0, renoise_ratio=1.0)
 
     def export(self, directory: Path) -> None:
         """Writes ``decoder-turbo/``."""

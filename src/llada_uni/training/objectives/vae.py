@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,7 +17,7 @@ from llada_uni.training.export import warm_start
 from llada_uni.training.objective import Batch, Draw, Metrics, Resources
 from llada_uni.weights.save import save_vae
 
-__all__ = ["VaeObjective", "VaeObjectiveConfig", "edge_l1", "psnr", "quiet_latents"]
+__all__ = ["VaeObjective", "VaeObjectiveConfig", "edge_l1", "psnr", "quiet_latents", "to_pixels"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +116,13 @@ class VaeObjective:
             batches.append(to_unit(pictures(scenes)).to(device))
         return batches
 
+    @torch.no_grad()
+    def samples(self, seed: int, count: int) -> np.ndarray:
+        """Held-out pictures above what the autoencoder makes of them, uint8 [2, count, H, W, 3]."""
+        self.model.eval()
+        images = self._held_out(seed)[0][:count]
+        return np.stack([to_pixels(images), to_pixels(self.model.decode(self.model.encode(images)[0]))])
+
     def export(self, directory: Path) -> None:
         """Writes ``vae/`` with scaling and shift that give its latents mean 0 and variance 1."""
         numbers = self.evaluate(seed=1)
@@ -134,6 +142,11 @@ def quiet_latents(vae: VAE, logvar: float = -7.0) -> None:
     last.weight[half:].zero_()
     assert last.bias is not None
     last.bias[half:].fill_(logvar)
+
+
+def to_pixels(images: Tensor) -> np.ndarray:
+    """Pictures [N, 3, H, W] in [-1, 1] -> uint8 [N, H, W, 3]."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def edge_l1(output: Tensor, target: Tensor) -> Tensor:

@@ -1,0 +1,108 @@
+"""Frozen weights kept as 8- or 4-bit integers: less memory under adapters, dense again only inside one product.
+
+Rows are cut into runs of up to 64 inputs with one float32 factor each, so that the largest magnitude of a run is 127
+(or 7). The backward pass makes the dense weight anew instead of keeping it. Source: QLoRA (arXiv 2305.14314), with
+plain integers in place of its NF4 and without double quantisation.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from llada_uni.layers.precision import matmul_dtype
+
+__all__ = ["Bits", "FrozenLinear", "Quantized", "frozen_product"]
+
+Bits = Literal[8, 4]
+_RUN = 64
+_LARGEST: dict[int, int] = {8: 127, 4: 7}
+
+
+class Quantized:
+    """A weight ``[..., out, in]`` as integers and factors; ``to(dtype)`` makes it dense, ``shape`` is the dense one."""
+
+    dtype = torch.float32
+
+    def __init__(self, weight: Tensor, bits: Bits) -> None:
+        self.shape, self.bits = weight.shape, bits
+        run = math.gcd(weight.shape[-1], _RUN)
+        runs = weight.detach().to(torch.float32).unflatten(-1, (-1, run))
+        scale = runs.abs().amax(-1, keepdim=True) / _LARGEST[bits]
+        self.scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        codes = (runs / self.scale).round().to(torch.int8).flatten(-2)
+        self.codes = codes if bits == 8 else _packed(codes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the integers are."""
+        return self.codes.device
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of integers and factors."""
+        return self.codes.nbytes + self.scale.nbytes
+
+    def to(self, dtype: torch.dtype) -> Tensor:
+        """The dense weight ``[..., out, in]``; no gradient leads through it."""
+        codes = self.codes if self.bits == 8 else _unpacked(self.codes)[..., : self.shape[-1]]
+        kind = torch.promote_types(dtype, torch.float32)
+        runs = codes.unflatten(-1, (self.scale.shape[-2], -1)).to(kind) * self.scale.to(kind)
+        return runs.flatten(-2).to(dtype)
+
+
+class FrozenLinear(nn.Module):
+    """A linear layer whose weight is quantised; the bias stays as it was."""
+
+    def __init__(self, layer: nn.Linear, bits: Bits) -> None:
+        super().__init__()
+        self.weight = Quantized(layer.weight, bits)
+        self.bias = layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., in] -> [..., out]`` in the dtype of products with ``x``."""
+        dtype = matmul_dtype(x)
+        y = frozen_product(x.to(dtype), self.weight)
+        return y if self.bias is None else y + self.bias.to(dtype)
+
+
+def frozen_product(x: Tensor, weight: Quantized, ends: Tensor | None = None) -> Tensor:
+    """``x [..., in]`` times ``weight [out, in]``, or rows in segments (exclusive ``ends``) times a stack."""
+    return cast(Tensor, _FrozenProduct.apply(x, weight, ends))
+
+
+def _product(x: Tensor, weight: Tensor, ends: Tensor | None) -> Tensor:
+    if ends is None:
+        return F.linear(x, weight)
+    from llada_uni.layers.moe import grouped_linear
+
+    return grouped_linear(x, weight, ends)
+
+
+class _FrozenProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Quantized, ends: Tensor | None) -> Tensor:
+        ctx.weight, ctx.ends = weight, ends
+        return _product(x, weight.to(x.dtype), ends)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _product(grad.contiguous(), ctx.weight.to(grad.dtype).mT, ctx.ends), None, None
+
+
+def _packed(codes: Tensor) -> Tensor:
+    """Two numbers from -8 to 7 in one byte; an odd last one gets a zero beside it."""
+    pairs = F.pad(codes, (0, codes.shape[-1] % 2)).unflatten(-1, (-1, 2)).to(torch.int16) & 15
+    return (pairs[..., 0] | (pairs[..., 1] << 4)).to(torch.uint8)
+
+
+def _unpacked(packed: Tensor) -> Tensor:
+    low, high = packed & 15, packed >> 4
+    numbers = torch.stack((low, high), dim=-1).flatten(-2).to(torch.int8)
+    return torch.where(numbers > 7, numbers - 16, numbers)
