@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from own_data import draw_folder
 from PIL import Image
 
 from llada_uni.data.drafts import Draft, conversation, find_in
@@ -21,6 +20,7 @@ from llada_uni.data.import_files import SourceOptions
 from llada_uni.data.importing import ImportRules, import_records, open_source
 from llada_uni.data.records import Record, Skipped, read_records
 from llada_uni.errors import ConfigError
+from own_data import draw_folder
 
 
 def brought_in(
