@@ -112,7 +112,8 @@ def signature(name: str, function: Any) -> str:
     found = inspect.signature(function)
     shown = [argument(item) for key, item in found.parameters.items() if key not in ("self", "cls")]
     first = next((i for i, one in enumerate(found.parameters.values()) if one.kind is one.KEYWORD_ONLY), None)
-    if first is not None:
+    starred = any(item.kind is item.VAR_POSITIONAL for item in found.parameters.values())
+    if first is not None and not starred:
         shown.insert(first - (len(found.parameters) - len(shown)), "*")
     result = "" if found.return_annotation is found.empty else f" -> {found.return_annotation}"
     line = f"def {name}({', '.join(shown)}){result}: ..."

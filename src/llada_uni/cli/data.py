@@ -100,10 +100,8 @@ def import_(
         min_bytes_per_pixel=base.min_bytes_per_pixel if min_bytes_per_pixel is None else min_bytes_per_pixel,
         scores=tuple(load_score(text) for text in score or ()),
     )
-    clips = PAPER_CLIPS if paper_filters else ClipFilter()
-    rules = ImportRules(
-        pictures=pictures, clips=clips, max_pixels=MAX_PIXELS if max_pixels is None else max_pixels, limit=limit
-    )
+    clips, most = PAPER_CLIPS if paper_filters else ClipFilter(), MAX_PIXELS if max_pixels is None else max_pixels
+    rules = ImportRules(pictures=pictures, clips=clips, max_pixels=most, limit=limit)
     drafts = open_source(source, cast(Any, kind), options)
     result = import_records(drafts, out_folder, rules, name=Path(source).name, report=_progress("records, skipped"))
     _end_line()
