@@ -8,8 +8,9 @@ the batches is not timed; the sides take turns.
 
 python benchmarks/training_throughput.py --model src/llada_uni/nano --out benchmarks/results/training_throughput.json
 
-``--progress`` are points of the recipe's run: in its middle a picture and its prompt are one block, at its end blocks
-follow one another. Tokens are those of the prompts and targets of all samples, on both sides.
+``--progress`` are points of the recipe's run, evenly spaced by default, so that their sum stands for the whole of it:
+at first pictures are windows, until late a picture and its prompt are one block, at the end blocks follow one another.
+Tokens are those of the prompts and targets of all samples, on both sides.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from llada_uni.training.objectives.backbone import BackboneObjective, BackboneOb
 from llada_uni.training.optim import build_optimizer, clip_gradients, set_lr
 from llada_uni.training.run import resolve_recipe
 
+_POINTS = (0.1, 0.3, 0.5, 0.7, 0.9)
 _TOLERANCE = 1e-3  # relative difference of the two losses in float32
 
 
@@ -75,7 +77,7 @@ def _plain_row(branch: Branch, block_length: int, positions: Tensor, eos: int) -
 
 
 def plain_losses(model: Backbone, rows: Sequence[PlainRow], mask_id: int, eos: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy of every masked token [N], its row's number and whether it fills: the plain way, [noisy | clean]."""
+    """Cross-entropy of every masked token [N], its row's number, whether it fills: the plain way, [noisy | clean]."""
     longest = max(len(row.ids) for row in rows)
     ids = torch.stack([_padded(row.ids, longest, eos) for row in rows])
     masked, fill = (torch.stack([_padded(getattr(row, n), longest, 0) for row in rows]) for n in ("masked", "fill"))
@@ -239,14 +241,28 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             points.append(compared(objective, job.optim, progress, options))
             sys.stderr.write(f"progress {progress}: {points[-1]['times_faster']}\n")
     parameters = sum(parameter.numel() for parameter in objective.model.parameters())
-    return {"recipe": job.name, "parameters": parameters, "rows_per_call": options.rows, "points": points}
+    told = {"recipe": job.name, "parameters": parameters, "rows_per_call": options.rows}
+    return {**told, "all_points": together(points), "points": points}
+
+
+def together(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Times faster over all points, repeat by repeat, and tokens per second of each side from its medians."""
+    told: dict[str, Any] = {}
+    for name, clock in (("times_faster", "seconds"), ("times_faster_by_processor_time", "processor_seconds")):
+        plain, ours = (
+            [sum(one) for one in zip(*(p[clock][s] for p in points), strict=True)] for s in ("plain", "ours")
+        )
+        told[name] = spread([a / b for a, b in zip(plain, ours, strict=True)])
+    tokens = sum(point["tokens"] for point in points)
+    sides = {s: sum(statistics.median(point["seconds"][s]) for point in points) for s in ("ours", "plain")}
+    return {"tokens_per_s": {side: tokens / seconds for side, seconds in sides.items()}, **told}
 
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--model", type=Path, required=True, help="directory with the tokenizers")
-    options.add_argument("--progress", type=float, nargs="+", default=[0.5, 0.9], help="points of the run, 0 to 1")
+    options.add_argument("--progress", type=float, nargs="+", default=list(_POINTS), help="points of the run, 0 to 1")
     options.add_argument("--batch-size", type=int, default=48, help="documents of a step")
     options.add_argument("--rows", type=int, default=8, help="rows that the straightforward side runs at a time")
     options.add_argument("--pictures", type=int, default=256, help="pictures that the documents are about")

@@ -85,7 +85,7 @@ def test_the_straightforward_loss_and_gradients_are_ours(mtrs: bool) -> None:
 def test_throughput_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out.json"
     run("training_throughput", monkeypatch, "--model", str(NANO), "--batch-size", "4", "--pictures", "4",
-        "--repeats", "2", *SMALL, "--out", str(out))  # fmt: skip
+        "--progress", "0.5", "0.9", "--repeats", "2", *SMALL, "--out", str(out))  # fmt: skip
     numbers = json.loads(out.read_text())["numbers"]
     whole, blocks = numbers["points"]
     assert (whole["progress"], blocks["progress"]) == (0.5, 0.9)
@@ -95,3 +95,88 @@ def test_throughput_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert point["loss"]["ours"] == pytest.approx(point["loss"]["plain"], rel=1e-4)
         assert point["samples"] == 3 + 3
         assert point["computed_positions"]["plain"] > point["computed_positions"]["ours"]
+        assert numbers["all_points"]["tokens_per_s"]["plain"] > 0
+
+
+def test_points_are_added_up_repeat_by_repeat() -> None:
+    import training_throughput as script
+
+    clocks = ({"ours": [1.0, 2.0], "plain": [3.0, 3.0]}, {"ours": [1.0, 1.0], "plain": [3.0, 9.0]})
+    points = [{"tokens": 10, "seconds": clock, "processor_seconds": clock} for clock in clocks]
+    told = script.together(points)
+    assert told["times_faster"] == {"median": 3.5, "least": 3.0, "most": 4.0}
+    assert told["tokens_per_s"] == {"ours": 20 / 2.5, "plain": 20 / 9.0}
+
+
+def test_every_arm_changes_one_rule_of_the_recipe() -> None:
+    import ablations as script
+    from llada_uni.config import to_mapping
+
+    options = script.parser().parse_args(["--model", "m", "--cache", "c", "--steps", "2"])
+
+    def objective(arm: str) -> dict[str, Any]:
+        job = script.job_of("recipes.nano:backbone", "x", 3, options, script.ARMS[arm])
+        assert (job.steps, job.minutes, job.seed) == (2, None, 3)
+        mapping = to_mapping(job.objective)
+        mix = mapping.pop("mix")
+        return {**mapping, **{f"mix.{name}": value for name, value in mix.items()}}
+
+    recipe = objective("recipe")
+    wanted = {
+        "token mean": {"mtrs": False},
+        "complementary": {"mix.complementary": True},
+        "no balancing": {"balance_rate": 0.0},
+        "no point mass": {name: {**recipe[name], "full_share": 0.0} for name in ("image_law", "text_law")},
+        "no hidden regions": {"mix.region_share": 0.0},
+    }
+    assert recipe["image_law"]["full_share"] > 0 < recipe["text_law"]["full_share"]
+    for arm, changes in wanted.items():
+        assert {name: value for name, value in objective(arm).items() if value != recipe[name]} == changes, arm
+    assert set(script.ARMS) == {"recipe", *wanted}
+
+
+def test_summaries_are_paired() -> None:
+    import ablations as script
+
+    told = script.summary({"recipe": {0: {"a": 1.0}, 1: {"a": 3.0}}, "other": {0: {"a": 2.0}, 1: {"a": 3.5}}})
+    assert told["recipe"] == {"a": {"mean": 2.0}}
+    assert told["other"] == {"a": {"mean": 2.75, "minus_recipe": [1.0, 0.5]}}
+    found = script.compared_groups([{"psnr": 2.0}, {"psnr": 6.0}], [{"psnr": 1.0}, {"psnr": 3.0}])
+    assert found["psnr"]["mean"] == 4.0
+    assert found["psnr"]["minus_plain_8"] == {"mean": 2.0, "standard_error": pytest.approx(1.0)}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not NANO.is_dir(), reason="the embedded model is not built yet")
+def test_ablations_end_to_end_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two steps of two arms and of the distillation; the second command trains nothing and tells the same."""
+    out, cache = tmp_path / "out.json", tmp_path / "cache"
+    tiny = ("batch_size=2", "objective.pool.num_shards=1", "objective.pool.shard_size=4", "log_every=1")
+    decoder = ("objective.data.pool.num_shards=1", "objective.data.pool.shard_size=4", "objective.data.num_shards=1")
+    arguments = ["--model", str(NANO), "--cache", str(cache), "--steps", "2", "--seeds", "5", "--pictures", "2",
+        "--arms", "recipe", "no balancing", *SMALL, "--set=objective.eval_documents=4",
+        "--set-decoder=objective.eval_pictures=1", *(f"--set={one}" for one in tiny), *(f"--set-decoder={one}" for one in (*decoder, "batch_size=2")),
+        "--out", str(out)]  # fmt: skip
+    run("ablations", monkeypatch, *arguments)
+    numbers = json.loads(out.read_text())["numbers"]
+    arms = numbers["backbone"]["arms"]
+    assert set(arms) == {"recipe", "no balancing"}
+    for arm in arms.values():
+        assert arm["seeds"]["5"]["steps"] == 2
+        assert arm["seeds"]["5"]["curve"]["step"] == [1, 2]
+        assert {"nll_image_half", "nll_hidden_region", "answers", "max_violation"} <= set(arm["seeds"]["5"]["metrics"])
+    assert "minus_recipe" in numbers["backbone"]["summary"]["no balancing"]["max_violation"]
+    samplers = numbers["decoder"]["samplers"]
+    assert set(samplers) == {"plain, 8 steps", "plain, 20 steps", "distilled, 8 steps, seed 5"}
+    assert samplers["plain, 8 steps"]["psnr"]["minus_plain_8"]["mean"] == 0.0
+    assert samplers["plain, 20 steps"]["psnr"]["mean"] > 15, "the shipped decoder draws"
+    states = {path: path.stat().st_mtime_ns for path in cache.glob("*/state.pt")}
+    assert len(states) == 3
+    monkeypatch.setattr("llada_uni.training.train.train", None)
+    run("ablations", monkeypatch, *arguments)
+    assert json.loads(out.read_text())["numbers"] == numbers
+    with pytest.raises(SystemExit, match="other settings"):
+        run("ablations", monkeypatch, *arguments, "--set=optim.lr=0.5", "--parts", "backbone")
+    capsys.readouterr()
