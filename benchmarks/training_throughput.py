@@ -249,10 +249,8 @@ def together(points: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Times faster over all points, repeat by repeat, and tokens per second of each side from its medians."""
     told: dict[str, Any] = {}
     for name, clock in (("times_faster", "seconds"), ("times_faster_by_processor_time", "processor_seconds")):
-        plain, ours = (
-            [sum(one) for one in zip(*(p[clock][s] for p in points), strict=True)] for s in ("plain", "ours")
-        )
-        told[name] = spread([a / b for a, b in zip(plain, ours, strict=True)])
+        sums = {s: [sum(one) for one in zip(*(p[clock][s] for p in points), strict=True)] for s in ("plain", "ours")}
+        told[name] = spread([a / b for a, b in zip(sums["plain"], sums["ours"], strict=True)])
     tokens = sum(point["tokens"] for point in points)
     sides = {s: sum(statistics.median(point["seconds"][s]) for point in points) for s in ("ours", "plain")}
     return {"tokens_per_s": {side: tokens / seconds for side, seconds in sides.items()}, **told}

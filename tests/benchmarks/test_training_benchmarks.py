@@ -153,12 +153,23 @@ def test_ablations_end_to_end_and_again(
 ) -> None:
     """Two steps of two arms and of the distillation; the second command trains nothing and tells the same."""
     out, cache = tmp_path / "out.json", tmp_path / "cache"
-    tiny = ("batch_size=2", "objective.pool.num_shards=1", "objective.pool.shard_size=4", "log_every=1")
-    decoder = ("objective.data.pool.num_shards=1", "objective.data.pool.shard_size=4", "objective.data.num_shards=1")
-    arguments = ["--model", str(NANO), "--cache", str(cache), "--steps", "2", "--seeds", "5", "--pictures", "2",
-        "--arms", "recipe", "no balancing", *SMALL, "--set=objective.eval_documents=4",
-        "--set-decoder=objective.eval_pictures=1", *(f"--set={one}" for one in tiny), *(f"--set-decoder={one}" for one in (*decoder, "batch_size=2")),
-        "--out", str(out)]  # fmt: skip
+    tiny = (
+        "batch_size=2",
+        "objective.pool.num_shards=1",
+        "objective.pool.shard_size=4",
+        "log_every=1",
+        "objective.eval_documents=4",
+    )
+    decoder = (
+        *("objective.data.pool.num_shards=1", "objective.data.pool.shard_size=4", "objective.data.num_shards=1"),
+        *("batch_size=2", "objective.eval_pictures=1"),
+    )
+    arguments = [
+        *("--model", str(NANO), "--cache", str(cache), "--out", str(out), "--steps", "2", "--seeds", "5"),
+        *("--pictures", "2", "--arms", "recipe", "no balancing", *SMALL),
+        *(f"--set={one}" for one in tiny),
+        *(f"--set-decoder={one}" for one in decoder),
+    ]
     run("ablations", monkeypatch, *arguments)
     numbers = json.loads(out.read_text())["numbers"]
     arms = numbers["backbone"]["arms"]
