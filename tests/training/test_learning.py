@@ -163,7 +163,6 @@ def test_reconstructions_beat_a_single_colour(chain: Callable) -> None:
     output = vae.decode(vae.encode(images)[0])
     single = images.mean((2, 3), keepdim=True)
     guessed, made = ((guess - images).square().flatten(1).mean(1) for guess in (single, output))
-    print("vae", beats_chance(guessed - made))
     assert beats_chance(guessed - made) > 3
 
 
@@ -222,5 +221,4 @@ def test_pictures_are_nearer_to_their_own_codes_than_to_others(stage: str, chain
         to_unit(images),
     )
     own, *others = ((output - target.roll(n, 0)).square().flatten(1).mean(1) for n in range(6))
-    print(stage, beats_chance(torch.stack(others).mean(0) - own))
     assert beats_chance(torch.stack(others).mean(0) - own) > 3
