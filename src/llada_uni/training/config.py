@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llada_uni.config import to_mapping
 from llada_uni.errors import ConfigError
 
-__all__ = ["OptimConfig", "ScheduleConfig", "TrainConfig", "describe"]
+__all__ = ["OptimConfig", "ParallelConfig", "ScheduleConfig", "TrainConfig", "describe", "differences"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +47,33 @@ class ScheduleConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How the processes of one run divide its work; by default each holds the whole model.
+
+    A step's ``accumulation`` micro-batches are shared out among all processes, however the model is divided.
+    ``shard`` processes together hold one copy of the model (FSDP2), and ``data`` such copies exist (0 = as many as
+    there are processes for). The experts of every layer are divided among ``expert`` processes, which send each other
+    tokens; they are then left out of ``shard``.
+    """
+
+    data: int = 0
+    shard: int = 1
+    expert: int = 1
+
+    def __post_init__(self) -> None:
+        for name, least in (("data", 0), ("shard", 1), ("expert", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"parallel.{name} must be at least {least}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One stage of training, complete.
 
     Exactly one of ``steps`` and ``minutes`` sets the horizon; minutes are turned into steps once, at the start, from
     the measured speed, and the horizon is stored with the state. ``objective`` is a frozen dataclass with
-    ``build(resources) -> Objective``.
+    ``build(resources) -> Objective``. A step is ``accumulation`` micro-batches of ``batch_size`` samples, by however
+    many processes they are computed.
     """
 
     name: str
@@ -71,6 +94,7 @@ class TrainConfig:
     prefetch: int = 2
     probe_seconds: float = 20.0
     init_from: str | None = None
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):
@@ -83,3 +107,27 @@ class TrainConfig:
 def describe(config: TrainConfig) -> dict[str, Any]:
     """JSON-ready mapping of a run's configuration, with the objective's type beside its fields."""
     return {**to_mapping(config), "objective_type": type(config.objective).__name__}
+
+
+def differences(config: Any, stored: Mapping[str, Any]) -> list[str]:
+    """Names of the fields of a configuration dataclass that a stored mapping has otherwise, in order.
+
+    A field younger than the mapping counts as stored with its default.
+    """
+    return [item.name for item in dataclasses.fields(config) if not _stands(item, getattr(config, item.name), stored)]
+
+
+def _stands(item: dataclasses.Field[Any], value: Any, stored: Mapping[str, Any]) -> bool:
+    if item.name not in stored:
+        made = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        return made == value
+    there = stored[item.name]
+    if dataclasses.is_dataclass(value) and isinstance(there, Mapping):
+        known = {field.name for field in dataclasses.fields(value)}
+        return known >= set(there) and not differences(value, there)
+    return to_mapping(_Single(value))["value"] == there
+
+
+@dataclass(frozen=True)
+class _Single:
+    value: Any

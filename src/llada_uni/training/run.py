@@ -1,6 +1,7 @@
 """One recipe from the command line to a finished component: resolve, train, evaluate, export.
 
 ``python -m llada_uni.training.run recipes.nano:vae --out DIR --cache DIR [--minutes N] [--set a.b=c] [--resume]``
+Under ``torchrun`` the same arguments after ``-m`` make several processes one run (``parallel``).
 """
 
 from __future__ import annotations
@@ -24,6 +25,15 @@ from llada_uni.training.checkpoint import load_state
 from llada_uni.training.config import TrainConfig
 from llada_uni.training.export import write_json
 from llada_uni.training.objective import Objective, Resources
+from llada_uni.training.parallel import (
+    alone_first,
+    announces_failure,
+    everywhere,
+    is_first,
+    joined,
+    lost_partner,
+    wait,
+)
 from llada_uni.training.train import Run, TrainResult, train
 
 __all__ = ["RunOptions", "main", "resolve_recipe", "run_recipe"]
@@ -77,6 +87,8 @@ def resolve_recipe(name: str) -> Any:
 def run_recipe(recipe: Any, options: RunOptions, *, report: Report | None = None) -> list[dict[str, Any]]:
     """Runs one job or a chain of them; a chain skips jobs whose result is already there. Returns their evaluations.
 
+    In a group of processes all train; the first one runs other jobs, evaluates and exports, and tells the others.
+
     Raises:
         ConfigError: an override does not fit.
     """
@@ -88,7 +100,7 @@ def run_recipe(recipe: Any, options: RunOptions, *, report: Report | None = None
         config = _configured(job, options, chain=len(jobs) > 1)
         directory = options.cache / config.name
         done = directory / "evaluation.json"
-        if len(jobs) > 1 and done.exists() and not options.force:
+        if everywhere(len(jobs) > 1 and done.exists() and not options.force):
             results.append(json.loads(done.read_text(encoding="utf-8")))
             continue
         numbers = _run_job(config, directory, options, report)
@@ -126,20 +138,32 @@ def _run_job(config: Any, directory: Path, options: RunOptions, report: Report |
     resources = Resources(out=options.out, cache=options.cache)
     directory.mkdir(parents=True, exist_ok=True)
     if not isinstance(config, TrainConfig):
-        numbers = config.run(resources)
-        write_json(directory / "evaluation.json", numbers)
-        return numbers
-    objective = config.objective.build(resources, config.seed)
+        return _by_first(lambda: _run_plain(config, directory, resources))
+    with alone_first():
+        objective = config.objective.build(resources, config.seed)
     if options.export_only:
-        return _finish(config, objective, directory, resources)
-    if not options.resume:
+        return _by_first(lambda: _finish(config, objective, directory, resources))
+    if not options.resume and is_first():
         (directory / "state.pt").unlink(missing_ok=True)
     with _stop_on_signals() as stop:
         result = train(config, objective, directory, stop=stop, report=report)
     if not result.finished:
         _LOG.info("stopped at step %d of %d; run again to continue", result.step, result.horizon)
         return None
-    return _finish(config, objective, directory, resources, result)
+    return _by_first(lambda: _finish(config, objective, directory, resources, result))
+
+
+def _by_first(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the first process gets from ``work``; the others wait for it."""
+    numbers = work() if is_first() else {}
+    wait()
+    return everywhere(numbers)
+
+
+def _run_plain(job: Any, directory: Path, resources: Resources) -> dict[str, Any]:
+    numbers = job.run(resources)
+    write_json(directory / "evaluation.json", numbers)
+    return numbers
 
 
 def _finish(
@@ -216,13 +240,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     parsed = _parser().parse_args(arguments)
     try:
-        results = run_recipe(
-            resolve_recipe(parsed.recipe), _options(parsed), report=lambda record: _LOG.info("%s", json.dumps(record))
-        )
+        with joined():
+            results = run_recipe(
+                resolve_recipe(parsed.recipe),
+                _options(parsed),
+                report=lambda record: _LOG.info("%s", json.dumps(record)),
+            )
+            first = is_first()
     except LladaUniError as error:
-        _LOG.error("%s", error)
+        if announces_failure():
+            _LOG.error("%s", error)
         return 2
-    sys.stdout.write(json.dumps(results) + "\n")
+    except Exception as error:
+        if lost_partner(error):
+            if announces_failure():
+                _LOG.error("stopped: another process of this run has ended (%s)", " ".join(str(error).split())[:200])
+            return 2
+        announces_failure()
+        raise
+    if first:
+        sys.stdout.write(json.dumps(results) + "\n")
     return 0
 
 

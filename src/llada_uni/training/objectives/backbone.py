@@ -46,6 +46,7 @@ from llada_uni.scenes.graph import SceneGraph
 from llada_uni.scenes.questions import FAMILIES
 from llada_uni.training.export import frozen, load_text_tokenizer, warm_start
 from llada_uni.training.objective import Batch, Draw, Metrics, Resources
+from llada_uni.training.parallel import summed
 from llada_uni.weights.save import save_backbone
 
 __all__ = ["BackboneObjective", "BackboneObjectiveConfig", "CodePoolJob", "MaskedTokens", "masked_losses", "noised"]
@@ -196,7 +197,7 @@ class BackboneObjective:
     def after_step(self, step: int, horizon: int) -> Metrics:
         """Moves the selection bias of every router against its load."""
         assert self._loads is not None
-        loads, self._loads = self._loads, None
+        loads, self._loads = summed(self._loads), None
         if step <= self.config.balance_stop * horizon:
             for router, counts in zip(self.model.routers(), loads, strict=True):
                 router.expert_bias.copy_(updated_bias(router.expert_bias, counts, self.config.balance_rate))
