@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from llada_uni.layers.mlp import SwiGLU
 from llada_uni.layers.precision import at_least_float32, matmul_dtype
 
-__all__ = ["ExpertBackend", "Experts", "MoE", "Router", "Routing", "expert_counts", "route"]
+__all__ = ["ExpertBackend", "Experts", "MoE", "Router", "Routing", "apply_experts", "expert_counts", "route"]
 
 ExpertBackend = Literal["grouped", "loop"]
 _GROUPED_MM_DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # and rows of a multiple of 16 bytes
@@ -130,10 +130,8 @@ class Experts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(num_experts, width, hidden_width))
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        compute = _grouped if self.backend == "grouped" else _looped
-        dtype = matmul_dtype(x)
-        weights = [w.to(dtype) for w in (self.gate_proj, self.up_proj, self.down_proj)]
-        return compute(x.to(dtype), routing, *weights).to(dtype)
+        weights = (self.gate_proj, self.up_proj, self.down_proj)
+        return apply_experts(x, routing, *weights, backend=self.backend)
 
 
 class MoE(nn.Module):
@@ -153,6 +151,15 @@ class MoE(nn.Module):
         if self.shared_experts is not None:
             y = y + self.shared_experts(flat)
         return y.view(x.shape), routing
+
+
+def apply_experts(
+    x: Tensor, routing: Routing, gate: Tensor, up: Tensor, down: Tensor, *, backend: ExpertBackend = "grouped"
+) -> Tensor:
+    """What :class:`Experts` computes, from its three weights."""
+    compute = _grouped if backend == "grouped" else _looped
+    dtype = matmul_dtype(x)
+    return compute(x.to(dtype), routing, gate.to(dtype), up.to(dtype), down.to(dtype)).to(dtype)
 
 
 def _looped(x: Tensor, routing: Routing, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from llada_uni.config import to_mapping
 from llada_uni.errors import ConfigError
 
-__all__ = ["OptimConfig", "ParallelConfig", "ScheduleConfig", "TrainConfig", "describe", "differences"]
+__all__ = ["KeepConfig", "OptimConfig", "ParallelConfig", "ScheduleConfig", "TrainConfig", "describe", "differences"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +67,28 @@ class ParallelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeepConfig:
+    """Which states stay: the ``last`` newest, and the best by the training metric ``best`` (lowest mean between two
+    saves, or ``highest``); without a name none is judged."""
+
+    last: int = 1
+    best: str = ""
+    highest: bool = False
+
+    def __post_init__(self) -> None:
+        if self.last < 1:
+            raise ConfigError(f"keep.last must be at least 1, got {self.last}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One stage of training, complete.
 
     Exactly one of ``steps`` and ``minutes`` sets the horizon; minutes are turned into steps once, at the start, from
     the measured speed, and the horizon is stored with the state. ``objective`` is a frozen dataclass with
     ``build(resources) -> Objective``. A step is ``accumulation`` micro-batches of ``batch_size`` samples, by however
-    many processes they are computed.
+    many processes they are computed. ``recompute`` keeps only the inputs of the model's blocks for the backward pass
+    and computes the rest again (less memory, a third more work); ``compile`` compiles every block.
     """
 
     name: str
@@ -95,6 +110,9 @@ class TrainConfig:
     probe_seconds: float = 20.0
     init_from: str | None = None
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    keep: KeepConfig = field(default_factory=KeepConfig)
+    recompute: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.minutes is None):

@@ -21,9 +21,10 @@ from typing import Any
 
 from llada_uni.config import override
 from llada_uni.errors import ConfigError, LladaUniError
-from llada_uni.training.checkpoint import load_state
 from llada_uni.training.config import TrainConfig
+from llada_uni.training.divided_state import read_weights
 from llada_uni.training.export import write_json
+from llada_uni.training.keeping import best_state, forget_states, newest_state
 from llada_uni.training.objective import Objective, Resources
 from llada_uni.training.parallel import (
     alone_first,
@@ -46,7 +47,8 @@ Report = Callable[[Mapping[str, Any]], None]
 class RunOptions:
     """How to run recipes: ``out`` is the checkpoint directory being built, ``cache`` keeps state and other files.
 
-    ``resume`` continues saved states; ``export_only`` trains nothing and exports what the saved state holds.
+    ``resume`` continues saved states; ``export_only`` trains nothing and exports what the saved state holds: the
+    newest, or the ``best`` one that ``keep.best`` chose.
     """
 
     out: Path
@@ -56,6 +58,7 @@ class RunOptions:
     overrides: tuple[str, ...] = ()
     resume: bool = True
     export_only: bool = False
+    best: bool = False
     force: bool = False
 
 
@@ -142,15 +145,21 @@ def _run_job(config: Any, directory: Path, options: RunOptions, report: Report |
     with alone_first():
         objective = config.objective.build(resources, config.seed)
     if options.export_only:
-        return _by_first(lambda: _finish(config, objective, directory, resources))
+        return _by_first(lambda: _finish(config, objective, directory, resources, best=options.best))
     if not options.resume and is_first():
-        (directory / "state.pt").unlink(missing_ok=True)
+        forget_states(directory)
     with _stop_on_signals() as stop:
         result = train(config, objective, directory, stop=stop, report=report)
     if not result.finished:
         _LOG.info("stopped at step %d of %d; run again to continue", result.step, result.horizon)
         return None
-    return _by_first(lambda: _finish(config, objective, directory, resources, result))
+    return _by_first(lambda: _finish(config, _whole(config, objective, resources), directory, resources, result))
+
+
+def _whole(config: TrainConfig, objective: Objective, resources: Resources) -> Objective:
+    """The objective with a model that this process holds alone."""
+    divided = config.parallel.shard > 1 or config.parallel.expert > 1
+    return config.objective.build(resources, config.seed) if divided else objective
 
 
 def _by_first(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -172,12 +181,15 @@ def _finish(
     directory: Path,
     resources: Resources,
     result: TrainResult | None = None,
+    *,
+    best: bool = False,
 ) -> dict[str, Any]:
-    """Evaluates and exports with the averaged weights of the saved state."""
-    run = Run.start(config, objective)
-    state = load_state(directory)
-    if state is None:
+    """Evaluates and exports with the averaged weights of the newest saved state, or of the ``best`` one."""
+    source = best_state(directory) if best else newest_state(directory)
+    if source is None:
         raise ConfigError(f"no saved state in {directory}; train {config.name} first")
+    run = Run.start(config, objective)
+    state = read_weights(source)
     run.restore(state)
     with run.ema.applied(objective.model):
         concluded = objective.conclude(config.seed + 2)
@@ -215,7 +227,8 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
         steps=arguments.steps,
         overrides=tuple(arguments.set),
         resume=not arguments.restart,
-        export_only=arguments.export_only,
+        export_only=arguments.export_only or arguments.best,
+        best=arguments.best,
         force=arguments.force,
     )
 
@@ -231,6 +244,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="continue the saved state (the default)")
     parser.add_argument("--restart", action="store_true", help="forget the saved state")
     parser.add_argument("--export-only", action="store_true", help="export what the saved state holds")
+    parser.add_argument("--best", action="store_true", help="export the state that keep.best chose, train nothing")
     parser.add_argument("--force", action="store_true", help="in a chain, run finished stages again")
     return parser
 

@@ -19,14 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from llada_uni.errors import CheckpointError, ConfigError
-from llada_uni.training.checkpoint import TrainState, load_state, save_state
+from llada_uni.training.checkpoint import TrainState, read_state, save_state
 from llada_uni.training.config import TrainConfig, describe, differences
+from llada_uni.training.divided_state import fill_divided, place_state, read_facts, save_divided
 from llada_uni.training.ema import Ema
+from llada_uni.training.keeping import Keeper, newest_state, state_folder
 from llada_uni.training.metrics import MetricsLog, mean_metrics
 from llada_uni.training.objective import Batch, Draw, Objective
 from llada_uni.training.optim import Optimizer, build_optimizer, clip_gradients, set_lr
 from llada_uni.training.parallel import World, everywhere, gathered
 from llada_uni.training.schedule import lr_factor
+from llada_uni.training.sharding import LossFunction, prepared
 
 __all__ = ["Run", "TrainResult", "train"]
 
@@ -62,7 +65,8 @@ class Run:
     objective: Objective
     optimizer: Optimizer
     ema: Ema
-    world: World = field(default_factory=World)
+    loss: LossFunction
+    world: World
     step: int = 0
     horizon: int = 0
     seconds: float = 0.0
@@ -73,16 +77,14 @@ class Run:
         """A run at step 0 with the objective's current weights; alone without a ``world``."""
         world = world or World()
         torch.set_num_threads(config.threads)
-        dtype = torch.float64 if config.dtype == "float64" else torch.float32
-        objective.model.to(device=config.device, dtype=dtype)
-        world.copy_from_first(objective.model)
-        return cls._fresh(config, objective, world)
+        loss = prepared(objective, config, world)
+        return cls._fresh(config, objective, world, loss)
 
     @classmethod
-    def _fresh(cls, config: TrainConfig, objective: Objective, world: World) -> Run:
+    def _fresh(cls, config: TrainConfig, objective: Objective, world: World, loss: LossFunction) -> Run:
         optimizer = build_optimizer(objective.model, config.optim)
         ema = Ema(objective.model, config.ema_decay)
-        return cls(config=config, objective=objective, optimizer=optimizer, ema=ema, world=world)
+        return cls(config=config, objective=objective, optimizer=optimizer, ema=ema, loss=loss, world=world)
 
     def elapsed(self) -> float:
         """Seconds of training so far, over all restarts."""
@@ -101,15 +103,43 @@ class Run:
         )
 
     def restore(self, state: TrainState) -> None:
-        """Continues from ``state``.
+        """Continues from ``state``; one that was read for its weights alone leaves the optimiser as it is.
 
         Raises:
             CheckpointError: the state belongs to another configuration.
         """
         _check_same_run(self.config, state.config)
-        self.objective.model.load_state_dict(state.model)
-        self.optimizer.load_state_dict(state.optimizer)
-        self.ema.load_state_dict(state.ema)
+        if self.world.divided:
+            place_state(state, self)
+        else:
+            self.objective.model.load_state_dict(state.model)
+            self.ema.load_state_dict(state.ema)
+            if state.optimizer:
+                self.optimizer.load_state_dict(state.optimizer)
+        self._go_on(state)
+
+    def restore_from(self, source: Path) -> None:
+        """Continues from a stored state: a file, or the folder of a divided model. Errors as for :meth:`restore`."""
+        if not source.is_dir():
+            self.restore(read_state(source))
+            return
+        state = read_facts(source)
+        _check_same_run(self.config, state.config)
+        fill_divided(source, self)
+        self._go_on(state)
+
+    def save(self, directory: Path) -> None:
+        """Writes the state; every process calls this.
+
+        Raises:
+            ResourceError: the disk is full or not writable; earlier states are untouched.
+        """
+        if self.world.divided:
+            save_divided(state_folder(directory, self.step), self)
+        elif self.world.rank == 0:
+            save_state(directory, self.snapshot())
+
+    def _go_on(self, state: TrainState) -> None:
         self.step, self.horizon, self.seconds = state.step, state.horizon, state.seconds
         self._started = time.monotonic()
 
@@ -139,23 +169,25 @@ def train(
     """
     world = World.of(config)
     run = Run.start(config, objective, world)
-    saved = load_state(directory) if resume else None
+    saved = newest_state(directory) if resume else None
     if saved is not None:
-        run.restore(saved)
+        run.restore_from(saved)
     if not run.horizon:
         run.horizon = everywhere(config.steps or _horizon_from_minutes(run))
     log = MetricsLog(directory, every=config.log_every, step=run.step, report=report) if world.rank == 0 else None
+    keeper = Keeper(directory, config.keep)
     end = min(run.horizon, stop_at or run.horizon)
     with _Prefetch(run, end) as batches:
         last_save = time.monotonic()
         while run.step < end and not world.any(stop()):
             metrics = _step(run, batches.take())
+            keeper.watch(metrics)
             if log is not None:
                 log.add(run.step, metrics, samples=_samples(config), seconds=run.elapsed())
             if world.any(time.monotonic() - last_save > config.checkpoint_seconds):
-                _save(run, directory)
+                _save(run, directory, keeper)
                 last_save = time.monotonic()
-    _save(run, directory)
+    _save(run, directory, keeper)
     return TrainResult(step=run.step, horizon=run.horizon, seconds=run.elapsed(), finished=run.step >= run.horizon)
 
 
@@ -163,9 +195,10 @@ def _samples(config: TrainConfig) -> int:
     return config.batch_size * config.accumulation
 
 
-def _save(run: Run, directory: Path) -> None:
+def _save(run: Run, directory: Path, keeper: Keeper) -> None:
+    run.save(directory)
     if run.world.rank == 0:
-        save_state(directory, run.snapshot())
+        keeper.settle(run.step)
 
 
 def _step(run: Run, batches: list[tuple[Draw, Batch]]) -> dict[str, Tensor | float]:
@@ -180,7 +213,8 @@ def _step(run: Run, batches: list[tuple[Draw, Batch]]) -> dict[str, Tensor | flo
     _require_finite_losses(run, found)
     parameters = list(objective.model.parameters())
     run.world.sum_gradients(parameters)
-    norm = clip_gradients(parameters, config.optim.clip_norm)
+    clip = run.world.clip_divided if run.world.divided else clip_gradients
+    norm = clip(parameters, config.optim.clip_norm)
     _require_finite(float(norm), "the gradient norm", run.step, batches[0][0])
     run.optimizer.step()
     run.step += 1
@@ -193,7 +227,7 @@ def _backward(run: Run, draw: Draw, batch: Batch, share: float) -> tuple[float, 
     """Adds the gradient of one micro-batch; its share of the step's loss, and its metrics."""
     torch.manual_seed(draw.torch("global").initial_seed())
     with _autocast(run.config):
-        loss, metrics = run.objective.loss(_to_device(batch, run.config.device), draw.torch("loss"))
+        loss, metrics = run.loss(_to_device(batch, run.config.device), draw.torch("loss"))
     (loss * share).backward()
     return share, {name: float(value) for name, value in {"loss": loss.detach(), **metrics}.items()}
 
@@ -276,7 +310,7 @@ def _horizon_from_minutes(run: Run) -> int:
     config = run.config
     assert config.minutes is not None
     before = _clone_state(run.objective.model)
-    trial = Run._fresh(replace(config, minutes=None, steps=10**9), run.objective, run.world)
+    trial = Run._fresh(replace(config, minutes=None, steps=10**9), run.objective, run.world, run.loss)
     trial.horizon = 10**9
     seconds, steps = 0.0, 0
     while everywhere((seconds < config.probe_seconds or steps % _PROBES) and steps < 200):

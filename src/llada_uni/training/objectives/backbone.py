@@ -6,14 +6,14 @@ only. Losses are reweighted per sample by 1/sqrt(n) (MTRS) and normalised over t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from llada_uni.backbone.config import BackboneConfig
 from llada_uni.backbone.model import Backbone
@@ -46,7 +46,7 @@ from llada_uni.scenes.graph import SceneGraph
 from llada_uni.scenes.questions import FAMILIES
 from llada_uni.training.export import frozen, load_text_tokenizer, warm_start
 from llada_uni.training.objective import Batch, Draw, Metrics, Resources
-from llada_uni.training.parallel import summed
+from llada_uni.training.parallel import fewest, summed
 from llada_uni.weights.save import save_backbone
 
 __all__ = ["BackboneObjective", "BackboneObjectiveConfig", "CodePoolJob", "MaskedTokens", "masked_losses", "noised"]
@@ -171,6 +171,10 @@ class BackboneObjective:
         config = self.config
         return noised(rows, config.image_law, config.text_law, special.mask, generator, hide_share=config.hide_share)
 
+    def blocks(self) -> Sequence[nn.Module]:
+        """The layers of the transformer."""
+        return list(self.model.model.layers)
+
     def weight(self, batch: Batch) -> float:
         """Normaliser of the loss: sum of sqrt(n) over samples with n masked tokens (or the number of masked tokens)."""
         counts = _masked_counts(batch)
@@ -178,7 +182,8 @@ class BackboneObjective:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor | float]]:
         """Reweighted mean cross-entropy of masked tokens; plain means per modality beside it."""
-        found = masked_losses(self.model, batch, self.config.num_buckets)
+        num_buckets = fewest(min(self.config.num_buckets, len(batch["ids"])))  # processes call a divided model together
+        found = masked_losses(self.model, batch, num_buckets)
         self._loads = found.loads if self._loads is None else self._loads + found.loads
         fill, image, hits = found.fill, found.image, found.hits
         weights = torch.where(fill, self.config.fill_weight, 1.0)
