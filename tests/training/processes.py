@@ -5,8 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import tempfile
+import time
 import traceback
 from collections.abc import Callable
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +23,24 @@ def in_processes(count: int, directory: Path, work: Callable[[int], Any], *, tim
     A process that raises ends the test with its traceback.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    own = Path(tempfile.mkdtemp(dir=directory))
     fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=_one, args=(rank, count, directory, work)) for rank in range(count)]
+    processes = [fork.Process(target=_one, args=(rank, count, own, work)) for rank in range(count)]
     for process in processes:
         process.start()
-    for process in processes:
-        process.join(timeout)
-    late = [process for process in processes if process.is_alive()]
-    for process in late:
+    end = time.monotonic() + timeout
+    running = list(processes)
+    while running and time.monotonic() < end:
+        connection.wait([process.sentinel for process in running], timeout=end - time.monotonic())
+        running = [process for process in running if process.is_alive()]
+        if any(process.exitcode for process in processes):
+            end = min(end, time.monotonic() + 5)  # the others wait for one that will not come
+    for process in running:
         process.kill()
-    told = "\n".join(path.read_text() for path in sorted(directory.glob("failed-*")))
-    assert not late, f"{len(late)} of {count} processes did not end\n{told}"
+    told = "\n".join(path.read_text() for path in sorted(own.glob("failed-*")))
     assert not told, told
-    return [torch.load(directory / f"result-{rank}.pt", weights_only=False) for rank in range(count)]
+    assert not running, f"{len(running)} of {count} processes did not end in {timeout:g} s"
+    return [torch.load(own / f"result-{rank}.pt", weights_only=False) for rank in range(count)]
 
 
 def _one(rank: int, count: int, directory: Path, work: Callable[[int], Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ import torch
 from group_runs import check_equal, furthest, in_group, shared, trained
 from processes import in_processes
 from torch import Tensor, nn
-from torch.distributed import checkpoint as dcp
 from torch.distributed.device_mesh import init_device_mesh
 
 from llada_uni.errors import CheckpointError, ConfigError, ResourceError
 from llada_uni.layers.moe import Experts, MoE, Router
+from llada_uni.training import divided_state
 from llada_uni.training.config import KeepConfig, OptimConfig, ParallelConfig
 from llada_uni.training.divided_state import read_weights
 from llada_uni.training.experts import divide_experts
@@ -164,7 +165,9 @@ def test_a_divided_run_resumed_is_the_run_that_was_not_stopped(tiny_resources: R
 
 def test_a_divided_state_is_exported_in_the_released_layout(tiny_resources: Resources, tmp_path: Path) -> None:
     config = shared(steps=2, parallel=BOTH, ema_decay=0.5)
-    where = Resources(out=tiny_resources.out, cache=tiny_resources.cache)
+    where = Resources(out=tmp_path / "out", cache=tmp_path / "cache")
+    for mine, source in ((where.out, tiny_resources.out), (where.cache, tiny_resources.cache)):
+        shutil.copytree(source, mine)
     options = RunOptions(out=where.out, cache=where.cache)
     numbers = in_processes(2, tmp_path / "group", lambda rank: run_recipe(config, options))
     assert numbers[0] == numbers[1]
@@ -197,7 +200,7 @@ def test_a_folder_that_cannot_be_written_or_read_is_one_clear_error(
         raise OSError(28, "No space left on device")
 
     def work(rank: int) -> str:
-        monkeypatch.setattr(dcp, "save", full)
+        monkeypatch.setattr(divided_state, "save", full)
         with pytest.raises(ResourceError, match="free disk space") as error:
             trained(config, tmp_path / "run", tiny_resources, stop_at=2)
         return str(error.value)

@@ -168,7 +168,7 @@ def test_incomplete_variables_of_torchrun_are_one_clear_line(
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "0")
-    monkeypatch.setattr(torch.distributed, "rendezvous", _nobody)
+    monkeypatch.setattr(parallel, "rendezvous", _nobody)
     with pytest.raises(ResourceError, match="do not find each other"), joined():
         pass
 

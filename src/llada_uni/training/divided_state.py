@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from llada_uni.errors import CheckpointError, ResourceError
@@ -51,7 +54,7 @@ def save_divided(target: Path, run: Run) -> None:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         wait()
-        dcp.save(_tensors(run), checkpoint_id=partial)
+        save(_tensors(run), checkpoint_id=partial)
         if is_first():
             (partial / RUN_FILE).write_text(json.dumps(_facts(run)) + "\n", encoding="utf-8")
             os.replace(partial, target)
@@ -176,7 +179,7 @@ def _facts_of(source: Path) -> dict[str, Any]:
 
 def _stored(source: Path) -> dict[str, TensorStorageMetadata]:
     try:
-        entries = dcp.FileSystemReader(source).read_metadata().state_dict_metadata
+        entries = FileSystemReader(source).read_metadata().state_dict_metadata
     except _PROBLEMS as error:
         raise CheckpointError(f"cannot read the training state {source}: {_told(error)}") from error
     return {key: meta for key, meta in entries.items() if isinstance(meta, TensorStorageMetadata)}
@@ -184,7 +187,9 @@ def _stored(source: Path) -> dict[str, TensorStorageMetadata]:
 
 def _load(tensors: dict[str, Any], source: Path, *, no_dist: bool = False) -> None:
     try:
-        dcp.load(tensors, checkpoint_id=source, no_dist=no_dist)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
+            load(tensors, checkpoint_id=source, no_dist=no_dist)
     except _PROBLEMS as error:
         raise CheckpointError(f"cannot read the training state {source}: {_told(error)}") from error
 

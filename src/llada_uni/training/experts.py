@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from llada_uni.errors import ConfigError
-from llada_uni.layers.moe import Experts, MoE, Routing, apply_experts
+from llada_uni.layers.moe import ExpertBackend, Experts, MoE, Routing, apply_experts
 from llada_uni.layers.precision import matmul_dtype
 
 __all__ = ["DividedExperts", "divide_experts"]
@@ -48,7 +48,7 @@ class DividedExperts(nn.Module):
             raise ConfigError(
                 f"parallel.expert {parts} does not divide the {number} experts of a layer; choose another"
             )
-        self.backend = experts.backend
+        self.backend: ExpertBackend = experts.backend
         self._parts, self._held = parts, number // parts
         self._group = mesh.get_group("expert")
         for name, parameter in experts.named_parameters():

@@ -86,7 +86,7 @@ def _by_layout(groups: list[dict]) -> list[dict]:
     """The groups, cut further so that a fused step meets tensors of one division among processes."""
     parted = []
     for group in groups:
-        layouts: dict[object, list[nn.Parameter]] = {}
+        layouts: dict[object, list[Tensor]] = {}
         for parameter in group["params"]:
             layout = parameter.device_mesh if isinstance(parameter, DTensor) else None
             layouts.setdefault(layout, []).append(parameter)

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
 from llada_uni.errors import ConfigError, ResourceError
@@ -200,7 +201,7 @@ class World:
 # --- starting and stopping -------------------------------------------------------------------------------------------
 
 _PATIENT: list[Any] = []
-_STORE: list[dist.Store] = []
+_STORE: list[Any] = []
 
 
 @contextmanager
@@ -253,7 +254,7 @@ def _start_group() -> None:
         torch.cuda.set_device(local)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        store, rank, size = next(iter(dist.rendezvous("env://", timeout=_STEP_LIMIT)))
+        store, rank, size = next(iter(rendezvous("env://", timeout=_STEP_LIMIT)))
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_STEP_LIMIT)
     except (RuntimeError, ValueError, OSError) as error:
         raise ResourceError(

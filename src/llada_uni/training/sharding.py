@@ -101,4 +101,5 @@ def _sharded(objective: Objective, mesh: DeviceMesh, left_out: Sequence[nn.Param
     for module in (*_blocks(objective, "parallel.shard"), whole):
         unit = fully_shard(module, mesh=used, ignored_params=ignored)
         unit.set_gradient_divide_factor(1.0)  # micro-batches carry their share of the loss already
+        unit.set_force_sum_reduction_for_comms(True)
     return whole

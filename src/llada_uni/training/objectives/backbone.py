@@ -32,6 +32,7 @@ from llada_uni.data.scene_stream import draw_scenes, pictures, python_random
 from llada_uni.data.task_stream import TaskWriter
 from llada_uni.data.unified_stream import MixConfig, Writer
 from llada_uni.diffusion.balance import max_violation, updated_bias
+from llada_uni.diffusion.chunked import chunked_cross_entropy
 from llada_uni.diffusion.losses import mtrs_normaliser, mtrs_token_weights, token_cross_entropy
 from llada_uni.diffusion.masking import (
     IMAGE_LAW,
@@ -87,7 +88,8 @@ class BackboneObjectiveConfig:
     of the codes is counted for the start (0 = random tables), see :func:`start_from_meanings`. ``embedding_rms`` and
     ``head_rms`` are the root mean squares of the rows both tables start with; with ``quiet_outputs`` every layer starts
     by adding nothing, see :func:`set_start`. ``hide_share``: share of the samples in which whole objects are masked,
-    see :func:`noised`.
+    see :func:`noised`. ``logit_chunk``: masked positions whose logits exist at a time, computed again in the backward
+    pass (0 = those of all at once).
     """
 
     backbone: BackboneConfig
@@ -110,6 +112,7 @@ class BackboneObjectiveConfig:
     warm: str | None = None
     tasks: TaskPoolConfig | None = None
     hide_share: float = 0.0
+    logit_chunk: int = 0
 
     def build(self, resources: Resources, seed: int) -> BackboneObjective:
         """A freshly initialised backbone (or that of checkpoint ``warm``) and the extracted pool."""
@@ -183,7 +186,7 @@ class BackboneObjective:
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor | float]]:
         """Reweighted mean cross-entropy of masked tokens; plain means per modality beside it."""
         num_buckets = fewest(min(self.config.num_buckets, len(batch["ids"])))  # processes call a divided model together
-        found = masked_losses(self.model, batch, num_buckets)
+        found = masked_losses(self.model, batch, num_buckets, logit_chunk=self.config.logit_chunk)
         self._loads = found.loads if self._loads is None else self._loads + found.loads
         fill, image, hits = found.fill, found.image, found.hits
         weights = torch.where(fill, self.config.fill_weight, 1.0)
@@ -357,23 +360,31 @@ class MaskedTokens:
     loads: Tensor
 
 
-def masked_losses(model: Backbone, batch: Mapping[str, Tensor], num_buckets: int = 1) -> MaskedTokens:
+def masked_losses(
+    model: Backbone, batch: Mapping[str, Tensor], num_buckets: int = 1, *, logit_chunk: int = 0
+) -> MaskedTokens:
     """Runs the model on rows grouped by length, so that short rows carry little padding, and scores masked tokens."""
-    parts = [_bucket_losses(model, part) for part in _buckets(batch, num_buckets)]
+    parts = [_bucket_losses(model, part, logit_chunk) for part in _buckets(batch, num_buckets)]
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "loads"}
     return MaskedTokens(**joined, loads=torch.stack([part["loads"] for part in parts]).sum(0))
 
 
-def _bucket_losses(model: Backbone, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _bucket_losses(model: Backbone, batch: Mapping[str, Tensor], logit_chunk: int) -> dict[str, Tensor]:
     allowed = training_allowed(batch["document"], batch["branch"], batch["block"], batch["stream"]).unsqueeze(1)
-    masked = batch["masked"]
-    logits = model(
-        batch["noisy_ids"], batch["position"], allowed, logit_mask=masked, collect_load=batch["document"] >= 0
-    )
-    clean = batch["ids"][masked]
+    masked, real = batch["masked"], batch["document"] >= 0
+    hidden = model.hidden(batch["noisy_ids"], batch["position"], allowed, keep=masked, collect_load=real)
+    losses, best = _scored(model, hidden, batch["ids"][masked], logit_chunk)
     facts = {name: batch[name][masked] for name in ("sample", "image", "fill", "tag")}
-    hits = (logits.detach().argmax(-1) == clean).float()
-    return {"losses": token_cross_entropy(logits, clean), "hits": hits, **facts, "loads": model.router_loads()}
+    hits = (best == batch["ids"][masked]).float()
+    return {"losses": losses, "hits": hits, **facts, "loads": model.router_loads()}
+
+
+def _scored(model: Backbone, hidden: Tensor, clean: Tensor, logit_chunk: int) -> tuple[Tensor, Tensor]:
+    """Cross-entropies and most likely ids [N]."""
+    if logit_chunk > 0:
+        return chunked_cross_entropy(hidden, model.lm_head.weight, clean, logit_chunk)
+    logits = model.logits(hidden)
+    return token_cross_entropy(logits, clean), logits.detach().argmax(-1)
 
 
 def _buckets(batch: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
