@@ -12,12 +12,13 @@ from processes import in_processes
 from torch import Tensor, nn
 
 from llada_uni.errors import ConfigError, ResourceError
-from llada_uni.training import parallel
+from llada_uni.training import group, parallel
 from llada_uni.training.checkpoint import load_state
 from llada_uni.training.config import OptimConfig, ParallelConfig
+from llada_uni.training.group import gathered, joined, lost_partner, summed
 from llada_uni.training.metrics import mean_metrics
 from llada_uni.training.objective import Resources
-from llada_uni.training.parallel import World, gathered, joined, lost_partner, summed
+from llada_uni.training.parallel import World
 from llada_uni.training.run import main
 from llada_uni.training.train import train
 
@@ -125,8 +126,8 @@ def test_alone_everything_is_the_identity() -> None:
     values = torch.arange(3)
     assert summed(values) is values
     assert gathered([1, 2]) == [1, 2]
-    assert parallel.fewest(3) == 3
-    assert parallel.everywhere("x") == "x"
+    assert group.fewest(3) == 3
+    assert group.everywhere("x") == "x"
     assert World().total([1.0, 2.0]) == 3.0
     assert list(World().micros(3)) == [0, 1, 2]
     assert not lost_partner(RuntimeError("gloo: connection closed by peer"))
@@ -144,7 +145,7 @@ def test_alone_everything_is_the_identity() -> None:
 def test_a_division_that_does_not_fit_is_refused(
     changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parallel, "_several", lambda: True)
+    monkeypatch.setattr(parallel, "several", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     with pytest.raises(ConfigError, match=message):
         World.of(shared(**changes))
@@ -168,7 +169,7 @@ def test_incomplete_variables_of_torchrun_are_one_clear_line(
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "0")
-    monkeypatch.setattr(parallel, "rendezvous", _nobody)
+    monkeypatch.setattr(group, "rendezvous", _nobody)
     with pytest.raises(ResourceError, match="do not find each other"), joined():
         pass
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,11 +30,10 @@ def chunked_cross_entropy(hidden: Tensor, weight: Tensor, clean_ids: Tensor, chu
         ``(losses, best)``: [N] in nats, float32 (float64 kept), and int64 [N]; equal to :func:`token_cross_entropy` and
         the argmax of ``hidden @ weight.T``.
     """
-    recomputed: Callable[..., tuple[Tensor, Tensor]] = partial(
-        checkpoint.checkpoint, _scored, use_reentrant=False, preserve_rng_state=False
-    )
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+    recomputed = cast(Callable[..., Any], checkpoint.checkpoint)  # pyright: ignore[reportUnknownMemberType]
     chunks = zip(torch.split(hidden, chunk), torch.split(clean_ids, chunk), strict=True)
-    parts = [recomputed(rows, weight, ids) for rows, ids in chunks]
+    parts: list[tuple[Tensor, Tensor]] = [recomputed(_scored, rows, weight, ids, **options) for rows, ids in chunks]
     return torch.cat([losses for losses, _ in parts]), torch.cat([best for _, best in parts])
 
 

@@ -25,9 +25,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from llada_uni.errors import CheckpointError, ResourceError
 from llada_uni.training.checkpoint import TrainState, read_state
+from llada_uni.training.group import everywhere, is_first, wait
 from llada_uni.training.muon import JointOptimizer
 from llada_uni.training.optim import parameters_in_order
-from llada_uni.training.parallel import everywhere, is_first, wait
 
 if TYPE_CHECKING:
     from llada_uni.training.train import Run

@@ -1,99 +1,28 @@
-"""Several processes as one run: who computes which micro-batch, and how sums and decisions are shared.
+"""Several processes make the steps of one: who computes which micro-batch, and how gradients are added and clipped.
 
-Every function here is the identity in a process of its own, so the loop and the objectives call them without asking.
-Processes are started by ``torchrun`` (or anything that sets its variables). Numbers that decide something travel on the
-CPU and are added in rank order, so that all processes hold the same bits.
+A step is a number of micro-batches, whoever computes them; the model may be whole in every process or divided
+(``sharding``, ``experts``).
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
-from llada_uni.errors import ConfigError, ResourceError
+from llada_uni.errors import ConfigError
 from llada_uni.training.config import TrainConfig
+from llada_uni.training.group import from_all, several, summed
 
-__all__ = [
-    "World",
-    "alone_first",
-    "announces_failure",
-    "everywhere",
-    "fewest",
-    "gathered",
-    "is_first",
-    "joined",
-    "lost_partner",
-    "summed",
-    "wait",
-]
+__all__ = ["World"]
 
 _BUCKET_NUMBERS = 2**25  # gradients that are added in one message
-_PATIENCE = timedelta(days=7)  # for one process to evaluate or to prepare data while the others wait
-_STEP_LIMIT = timedelta(minutes=30)
-_FAILURES = "llada_uni/failures"
-Value = TypeVar("Value")
-
-
-def is_first() -> bool:
-    """Whether this process is the one that writes files and reports."""
-    return not _several() or dist.get_rank() == 0
-
-
-def summed(values: Tensor) -> Tensor:
-    """``values`` added over all processes; any device, every process passes the same shape and dtype."""
-    if not _several():
-        return values
-    total = values.detach().clone()
-    dist.all_reduce(total)
-    return total
-
-
-def gathered(values: Sequence[Value]) -> list[Value]:
-    """What every process found in each of its micro-batches (one entry each), in the order of the micro-batches.
-
-    Tensors travel through the CPU and arrive there.
-    """
-    if not _several():
-        return list(values)
-    lists = _from_all([_on_cpu(value) for value in values])
-    return [mine[index] for index in range(len(values)) for mine in lists]
-
-
-def fewest(count: int) -> int:
-    """The smallest ``count`` of all processes: how often all of them can call a divided model."""
-    return min(_from_all(count)) if _several() else count
-
-
-def everywhere(value: Value) -> Value:
-    """The value of the first process."""
-    return _from_all(value)[0] if _several() else value
-
-
-def wait() -> None:
-    """Returns when every process has come here; the first may take days."""
-    if _several():
-        dist.barrier(group=_PATIENT[0] if _PATIENT else None)
-
-
-@contextmanager
-def alone_first() -> Iterator[None]:
-    """Inside, the first process goes ahead; the others enter when it has left (what it wrote is there)."""
-    if not is_first():
-        wait()
-    yield
-    if is_first():
-        wait()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +44,7 @@ class World:
         Raises:
             ConfigError: the degrees or the micro-batches do not fit the number of processes.
         """
-        size = dist.get_world_size() if _several() else 1
+        size = dist.get_world_size() if several() else 1
         _check_fit(config, size)
         if size == 1:
             return cls()
@@ -139,11 +68,11 @@ class World:
 
     def total(self, values: Sequence[float]) -> float:
         """Sum over the values of all processes."""
-        return sum(values) if self.size == 1 else sum(_from_all(sum(values)))
+        return sum(values) if self.size == 1 else sum(from_all(sum(values)))
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
-        return flag if self.size == 1 else any(_from_all(flag))
+        return flag if self.size == 1 else any(from_all(flag))
 
     def copy_from_first(self, model: nn.Module) -> None:
         """Every process starts with the parameters and buffers of the first."""
@@ -198,72 +127,6 @@ class World:
         return norm
 
 
-# --- starting and stopping -------------------------------------------------------------------------------------------
-
-_PATIENT: list[Any] = []
-_STORE: list[Any] = []
-
-
-@contextmanager
-def joined() -> Iterator[None]:
-    """Inside, the processes that ``torchrun`` started are one group; without it nothing happens.
-
-    Raises:
-        ConfigError: the variables of ``torchrun`` are incomplete.
-        ResourceError: the processes do not find each other, or there are fewer GPUs than processes on a machine.
-    """
-    size = os.environ.get("WORLD_SIZE", "1")
-    if size == "1" or dist.is_initialized():
-        yield
-        return
-    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing or not size.isdigit():
-        raise ConfigError(f"WORLD_SIZE is {size!r} and {', '.join(missing) or 'RANK'} is not set; start with torchrun")
-    _start_group()
-    yield
-    _PATIENT.clear()
-    _STORE.clear()
-    dist.destroy_process_group()
-
-
-def announces_failure() -> bool:
-    """Whether this process is the first of its group to fail, and so the one to say why."""
-    if not _STORE:
-        return True
-    try:
-        return _STORE[0].add(_FAILURES, 1) == 1
-    except (RuntimeError, OSError):  # the group is gone, nobody else can have been told
-        return True
-
-
-def lost_partner(error: BaseException) -> bool:
-    """Whether ``error`` only says that another process of the group has ended."""
-    text = str(error).lower()
-    told = ("gloo", "connection closed by peer", "connection reset", "nccl", "broken pipe")
-    return _several() and (isinstance(error, dist.DistError) or any(words in text for words in told))
-
-
-def _start_group() -> None:
-    local = int(os.environ["LOCAL_RANK"])
-    if torch.cuda.is_available():
-        if local >= torch.cuda.device_count():
-            raise ResourceError(
-                f"process {local} of this machine needs a GPU of its own and there are {torch.cuda.device_count()}; "
-                "lower --nproc-per-node"
-            )
-        torch.cuda.set_device(local)
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    try:
-        store, rank, size = next(iter(rendezvous("env://", timeout=_STEP_LIMIT)))
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_STEP_LIMIT)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ResourceError(
-            f"the processes do not find each other: {error}; check MASTER_ADDR and MASTER_PORT"
-        ) from error
-    _STORE.append(store)
-    _PATIENT.append(dist.new_group(backend="gloo", timeout=_PATIENCE))
-
-
 def _check_fit(config: TrainConfig, size: int) -> None:
     degrees, name = config.parallel, config.name
     if size % degrees.shard or size % degrees.expert:
@@ -285,41 +148,24 @@ def _check_fit(config: TrainConfig, size: int) -> None:
         )
 
 
-def _several() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def _from_all(value: Value) -> list[Value]:
-    """The values of all processes, by rank."""
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value)
-    return found
-
-
-def _on_cpu(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().cpu()
-    return tuple(_on_cpu(item) for item in value) if isinstance(value, tuple) else value
-
-
 def _local(gradient: Tensor) -> Tensor:
     return gradient.to_local() if isinstance(gradient, DTensor) else gradient
 
 
 def _sum_in_buckets(gradients: Sequence[Tensor], group: Any) -> None:
-    for bucket in _buckets(gradients, lambda gradient: gradient.dtype):
+    for bucket in _buckets(gradients):
         flat = torch.cat([gradient.flatten() for gradient in bucket])
         dist.all_reduce(flat, group=group)
         for gradient, part in zip(bucket, flat.split([gradient.numel() for gradient in bucket]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
 
-def _buckets(gradients: Sequence[Tensor], kind: Callable[[Tensor], Any]) -> Iterator[list[Tensor]]:
-    """Runs of gradients of one kind with at most ``_BUCKET_NUMBERS`` numbers (one gradient is never cut)."""
+def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Runs of gradients of one dtype with at most ``_BUCKET_NUMBERS`` numbers (one gradient is never cut)."""
     bucket: list[Tensor] = []
     for gradient in gradients:
         filled = sum(item.numel() for item in bucket)
-        if bucket and (kind(bucket[0]) != kind(gradient) or filled + gradient.numel() > _BUCKET_NUMBERS):
+        if bucket and (bucket[0].dtype != gradient.dtype or filled + gradient.numel() > _BUCKET_NUMBERS):
             yield bucket
             bucket = []
         bucket.append(gradient)

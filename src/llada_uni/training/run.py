@@ -1,7 +1,7 @@
 """One recipe from the command line to a finished component: resolve, train, evaluate, export.
 
 ``python -m llada_uni.training.run recipes.nano:vae --out DIR --cache DIR [--minutes N] [--set a.b=c] [--resume]``
-Under ``torchrun`` the same arguments after ``-m`` make several processes one run (``parallel``).
+Under ``torchrun`` the same arguments after ``-m`` make several processes one run (``group``, ``parallel``).
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ from llada_uni.errors import ConfigError, LladaUniError
 from llada_uni.training.config import TrainConfig
 from llada_uni.training.divided_state import read_weights
 from llada_uni.training.export import write_json
-from llada_uni.training.keeping import best_state, forget_states, newest_state
-from llada_uni.training.objective import Objective, Resources
-from llada_uni.training.parallel import (
+from llada_uni.training.group import (
     alone_first,
     announces_failure,
     everywhere,
@@ -35,6 +33,8 @@ from llada_uni.training.parallel import (
     lost_partner,
     wait,
 )
+from llada_uni.training.keeping import best_state, forget_states, newest_state
+from llada_uni.training.objective import Objective, Resources
 from llada_uni.training.train import Run, TrainResult, train
 
 __all__ = ["RunOptions", "main", "resolve_recipe", "run_recipe"]

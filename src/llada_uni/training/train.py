@@ -23,11 +23,12 @@ from llada_uni.training.checkpoint import TrainState, read_state, save_state
 from llada_uni.training.config import TrainConfig, describe, differences
 from llada_uni.training.divided_state import fill_divided, place_state, read_facts, save_divided
 from llada_uni.training.ema import Ema
+from llada_uni.training.group import everywhere, gathered
 from llada_uni.training.keeping import Keeper, newest_state, state_folder
 from llada_uni.training.metrics import MetricsLog, mean_metrics
 from llada_uni.training.objective import Batch, Draw, Objective
 from llada_uni.training.optim import Optimizer, build_optimizer, clip_gradients, set_lr
-from llada_uni.training.parallel import World, everywhere, gathered
+from llada_uni.training.parallel import World
 from llada_uni.training.schedule import lr_factor
 from llada_uni.training.sharding import LossFunction, prepared
 

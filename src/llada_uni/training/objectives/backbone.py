@@ -46,8 +46,8 @@ from llada_uni.image_tokenizer.model import ImageTokenizer
 from llada_uni.scenes.graph import SceneGraph
 from llada_uni.scenes.questions import FAMILIES
 from llada_uni.training.export import frozen, load_text_tokenizer, warm_start
+from llada_uni.training.group import fewest, summed
 from llada_uni.training.objective import Batch, Draw, Metrics, Resources
-from llada_uni.training.parallel import fewest, summed
 from llada_uni.weights.save import save_backbone
 
 __all__ = ["BackboneObjective", "BackboneObjectiveConfig", "CodePoolJob", "MaskedTokens", "masked_losses", "noised"]

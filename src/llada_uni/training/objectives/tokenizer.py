@@ -25,10 +25,10 @@ from llada_uni.image_tokenizer.config import ImageTokenizerConfig, PreprocessorC
 from llada_uni.image_tokenizer.model import ImageTokenizer
 from llada_uni.scenes.graph import KINDS
 from llada_uni.training.export import load_text_tokenizer, warm_start
+from llada_uni.training.group import gathered
 from llada_uni.training.objective import Batch, Draw, Metrics, Resources
 from llada_uni.training.objectives.codebook import CodebookTrainer, kmeans_plus_plus, merge_codes
 from llada_uni.training.objectives.reader import Adapter, Reader, ReaderConfig
-from llada_uni.training.parallel import gathered
 from llada_uni.vocab import TextTokenizer, Vocab
 from llada_uni.weights.save import save_image_tokenizer
 
