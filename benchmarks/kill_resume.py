@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from _record import record, write
 from llada_uni.decoder.config import VAEConfig
 from llada_uni.training.checkpoint import TrainState, load_state
 from llada_uni.training.config import KeepConfig, OptimConfig, ScheduleConfig, TrainConfig

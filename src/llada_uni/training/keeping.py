@@ -35,7 +35,7 @@ def state_folder(directory: Path, step: int) -> Path:
 
 def newest_state(directory: Path) -> Path | None:
     """The state to go on from: a file or a folder; None when there is none."""
-    folders = [path for path in _kept(directory).values() if path.is_dir()]
+    folders = [path for _, path in _kept(directory) if path.is_dir()]
     newest = [directory / STATE_FILE] if (directory / STATE_FILE).exists() else []
     return max(newest + folders[-1:], key=_written, default=None)
 
@@ -47,7 +47,7 @@ def best_state(directory: Path) -> Path:
         CheckpointError: none was kept.
     """
     step = _best(directory).get("step")
-    path = _kept(directory).get(step) if step is not None else None
+    path = dict(_kept(directory)).get(step) if step is not None else None
     if path is None:
         raise CheckpointError(f"no best state in {directory}; train with --set keep.best=METRIC first")
     return path
@@ -56,7 +56,7 @@ def best_state(directory: Path) -> Path:
 def forget_states(directory: Path) -> None:
     """Removes every state of a run, whole or partial."""
     partial = [*directory.glob(f".{STATE_FILE}.*"), *directory.glob(".state-*.partial")]
-    for path in (*_kept(directory).values(), directory / STATE_FILE, directory / BEST_FILE, *partial):
+    for path in (*(path for _, path in _kept(directory)), directory / STATE_FILE, directory / BEST_FILE, *partial):
         _remove(path)
 
 
@@ -88,8 +88,8 @@ class Keeper:
         if best == step:
             write_json(self._directory / BEST_FILE, record)
         kept = _kept(self._directory)
-        stay = {best, *sorted({step, *kept})[-self._keep.last :]}
-        for number, path in kept.items():
+        stay = {best, *sorted({step, *(number for number, _ in kept)})[-self._keep.last :]}
+        for number, path in kept:
             if number not in stay:
                 _remove(path)
         if folder.is_dir():
@@ -109,10 +109,9 @@ class Keeper:
         return {"metric": name, "value": value, "step": step}
 
 
-def _kept(directory: Path) -> dict[int, Path]:
-    """States named by their step, in its order."""
-    found = {int(match[1]): path for path in directory.glob("state-*") if (match := _NAME.fullmatch(path.name))}
-    return dict(sorted(found.items()))
+def _kept(directory: Path) -> list[tuple[int, Path]]:
+    """States named by their step, with it and in its order."""
+    return sorted((int(match[1]), path) for path in directory.glob("state-*") if (match := _NAME.fullmatch(path.name)))
 
 
 def _best(directory: Path) -> dict[str, Any]:
