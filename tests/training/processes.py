@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 
-def in_processes(count: int, directory: Path, work: Callable[[int], Any], *, timeout: float = 120.0) -> list[Any]:
+def in_processes(count: int, directory: Path, work: Callable[[int], Any], *, timeout: float = 300.0) -> list[Any]:
     """``work(rank)`` in ``count`` processes that are one group; what they returned, by rank.
 
     A process that raises ends the test with its traceback.
