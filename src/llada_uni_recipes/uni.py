@@ -7,7 +7,9 @@ the released ones.
 
 Start from a directory (``--out``) with the image tokenizer and a text tokenizer: for the stages that of
 ``llada-uni expand``, for fine-tuning a copy of the released checkpoint. A batch is a number of documents; a document
-with a picture of 32 x 32 codes has about 1,150 clean tokens and 1,050 noisy ones. ``--plan --ranks N`` shows what fits.
+with a picture of 32 x 32 codes has about 1,150 clean tokens and 1,050 noisy ones. ``full_8`` and ``full_64`` divide the
+weights among GPUs. A stage run by itself does with ``--set parallel.shard=8 --set recompute=true --set
+objective.logit_chunk=1024``, except the first, which trains rows of whole tables. ``--plan`` shows what fits.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from llada_uni.data.code_pool import PoolConfig, TaskPoolConfig
 from llada_uni.data.unified_stream import MixConfig
 from llada_uni.diffusion.masking import TEXT_LAW
 from llada_uni.layers.adapters import AdapterConfig
-from llada_uni.training.config import OptimConfig, ScheduleConfig, TrainConfig
+from llada_uni.training.config import OptimConfig, ParallelConfig, ScheduleConfig, TrainConfig
 from llada_uni.training.objectives.backbone import BackboneObjectiveConfig, CodePoolJob
 
 __all__ = [
@@ -132,13 +134,20 @@ def qlora() -> TrainConfig:
 
 
 def full_8() -> TrainConfig:
-    """All weights of the released model on 8 GPUs of 80 GB or more; their state must be shared out (``--ranks 8``)."""
-    return _fine_tuning("uni-full-8", capacity=8192, steps=3000, documents=(2, 128))
+    """All weights of the released model on 8 GPUs of 80 GB or more, which hold one copy of its state together."""
+    return _divided(_fine_tuning("uni-full-8", capacity=8192, steps=3000, documents=(2, 128)), ParallelConfig(shard=8))
 
 
 def full_64() -> TrainConfig:
-    """All weights on 64 GPUs, in steps of eight times the size."""
-    return _fine_tuning("uni-full-64", capacity=8192, steps=3000, documents=(4, 512))
+    """All weights on 64 GPUs, 8 of which hold one copy, in steps of eight times the size."""
+    config = _fine_tuning("uni-full-64", capacity=8192, steps=3000, documents=(4, 512))
+    return _divided(config, ParallelConfig(data=8, shard=8))
+
+
+def _divided(config: TrainConfig, parallel: ParallelConfig) -> TrainConfig:
+    """Cut among GPUs, with blocks computed again in the backward pass and logits in chunks."""
+    objective = replace(config.objective, logit_chunk=1024)
+    return replace(config, objective=objective, parallel=parallel, recompute=True)
 
 
 def _fine_tuning(name: str, *, capacity: int, steps: int, documents: tuple[int, int]) -> TrainConfig:

@@ -15,8 +15,8 @@ from torch import Tensor
 from llada_uni.backbone.model import Backbone
 from llada_uni.errors import ConfigError
 from llada_uni.layers.adapters import AdapterConfig
-from llada_uni.training.adapters import prepared
-from llada_uni.training.config import OptimConfig, TrainConfig
+from llada_uni.training.adapters import narrowed
+from llada_uni.training.config import OptimConfig, ParallelConfig, TrainConfig
 from llada_uni.training.costs import Shapes, meta_model, step_cost
 from llada_uni.training.objective import Draw, Resources
 from llada_uni.training.objectives.backbone import masked_losses
@@ -46,7 +46,7 @@ def trained(tiny_resources: Resources) -> Resources:
 
 def built(config: TrainConfig, resources: Resources) -> Run:
     """A run whose optimiser has made its state."""
-    run = Run.start(config, prepared(config.objective.build(resources, 0), config))
+    run = Run.start(config, narrowed(config.objective.build(resources, 0), config))
     for parameter in run.objective.model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
@@ -143,13 +143,35 @@ def test_operations_of_the_backbone_are_those_that_torch_counts(trained: Resourc
     assert cost.flops == pytest.approx(counter.get_total_flops(), rel=0.25)
 
 
-def test_ranks_share_the_state_evenly_and_the_work() -> None:
-    one = make_plan(tiny_config("vae"), throughput=1e9)
-    four = make_plan(tiny_config("vae"), throughput=1e9, ranks=4)
+def test_ranks_share_the_work_and_as_parallel_says_the_state() -> None:
+    config = tiny_config("backbone")
+    divided = dataclasses.replace(config, parallel=ParallelConfig(shard=4))
+    one, copies, four = (
+        make_plan(settings, shapes=SHAPES, throughput=1e9, ranks=ranks)
+        for settings, ranks in ((config, None), (config, 4), (divided, None))
+    )
     state = one.bytes.per_rank(1) - one.bytes.activations
-    assert four.bytes.per_rank(4) == -(-state // 4) + one.bytes.activations
-    assert one.seconds == pytest.approx(4 * four.seconds)
+    assert (one.held, copies.held, four.held, four.ranks) == (1, 1, 0.25, 4)
+    assert four.bytes.per_rank(four.held) == -(-state // 4) + one.bytes.activations
+    assert one.seconds == pytest.approx(4 * copies.seconds) == pytest.approx(4 * four.seconds)
     assert one.steps == four.steps == 6
+    experts = sum(p.numel() for name, p in meta_model(config, SHAPES).named_parameters() if ".experts." in name)
+    both = dataclasses.replace(config, parallel=ParallelConfig(shard=4, expert=2))
+    assert make_plan(both, shapes=SHAPES, throughput=1e9).held == pytest.approx(0.25 + 0.25 * experts / one.parameters)
+    with pytest.raises(ConfigError, match="expected a multiple of 4 ranks for its parallel, got 6"):
+        make_plan(divided, shapes=SHAPES, throughput=1e9, ranks=6)
+
+
+def test_recomputing_and_chunks_cost_work_and_save_activations() -> None:
+    config = tiny_config("backbone")
+    plain = step_cost(config, meta_model(config, SHAPES), SHAPES)
+    recomputed = step_cost(dataclasses.replace(config, recompute=True), meta_model(config, SHAPES), SHAPES)
+    objective = dataclasses.replace(config.objective, logit_chunk=1)
+    chunked = step_cost(dataclasses.replace(config, objective=objective), meta_model(config, SHAPES), SHAPES)
+    assert recomputed.flops == pytest.approx(4 / 3 * plain.flops)
+    assert plain.flops < chunked.flops < recomputed.flops
+    assert recomputed.activation_bytes < plain.activation_bytes
+    assert chunked.activation_bytes < plain.activation_bytes
 
 
 def test_an_earlier_run_tells_the_speed(tmp_path: Path) -> None:
@@ -161,10 +183,11 @@ def test_an_earlier_run_tells_the_speed(tmp_path: Path) -> None:
 
 
 def test_full_size_plans_allocate_nothing() -> None:
-    plans = plan_jobs([uni.lora(), uni.full_8()], throughput=2e14, ranks=8)
+    plans = plan_jobs([uni.lora(), uni.full_8()], throughput=2e14)
     assert plans[0].trained_parameters < 20e6 < 16e9 < plans[1].trained_parameters
     assert plans[0].bytes.per_rank(1) < 80e9
-    assert plans[1].bytes.per_rank(8) < 80e9
+    assert [plan.ranks for plan in plans] == [1, 8]
+    assert plans[1].bytes.per_rank(plans[1].held) < 80e9
     assert plans[1].bytes.optimizer == pytest.approx(8 * plans[1].trained_parameters, rel=1e-5)
 
 

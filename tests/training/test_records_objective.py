@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from group_runs import check_equal, in_group, trained
 from PIL import Image
 
 from llada_uni import LladaUni
@@ -20,7 +21,7 @@ from llada_uni.data.preextract import extract_tokens
 from llada_uni.data.token_loader import PoseRules
 from llada_uni.errors import ConfigError
 from llada_uni.testing.checkpoint import write_tiny_checkpoint
-from llada_uni.training.config import OptimConfig, ScheduleConfig, TrainConfig
+from llada_uni.training.config import OptimConfig, ParallelConfig, ScheduleConfig, TrainConfig
 from llada_uni.training.export import warm_start
 from llada_uni.training.objective import Draw, Resources
 from llada_uni.training.objectives.records import RecordsObjective, RecordsObjectiveConfig
@@ -157,6 +158,17 @@ def test_stopped_and_resumed_is_uninterrupted(place: Place, tmp_path: Path) -> N
             train(place.config(), objective, tmp_path / name, stop_at=stop)
         states.append({k: v.clone() for k, v in objective.model.state_dict().items()})
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.slow
+def test_two_processes_with_logits_in_chunks_equal_one(place: Place, tmp_path: Path) -> None:
+    where = Resources(out=tmp_path / "out", cache=tmp_path / "cache")
+    plain = place.config(objective=place.objective(balance_rate=0.02), accumulation=2, dtype="float64", log_every=1)
+    chunked = dataclasses.replace(plain, objective=dataclasses.replace(plain.objective, logit_chunk=16, num_buckets=2))
+    one = trained(plain, tmp_path / "one", where)
+    check_equal(one, in_group(2, chunked, tmp_path / "two", where), 1e-9)
+    divided = dataclasses.replace(chunked, parallel=ParallelConfig(shard=2), recompute=True)
+    check_equal(one, in_group(2, divided, tmp_path / "divided", where), 1e-9)
 
 
 def test_a_run_lowers_the_loss_and_ends_in_a_checkpoint_that_serves(place: Place, tmp_path: Path) -> None:

@@ -89,6 +89,16 @@ def test_tensorboard_gets_scalars_and_pictures(tmp_path: Path) -> None:
     assert all(torch.equal(value, two.model[key]) for key, value in one.model.items()), "watching changed the run"
 
 
+def test_a_divided_model_shows_no_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with watching("tensorboard", tmp_path, None) as watch:
+        watch({"step": 1, "loss": 2.0})
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Tags()
+    assert (events["scalars"], events["images"]) == (["loss"], [])
+
+
 def test_without_its_package_watching_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     real = builtins.__import__
 

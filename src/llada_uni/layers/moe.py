@@ -26,6 +26,7 @@ __all__ = [
     "MoE",
     "Router",
     "Routing",
+    "apply_experts",
     "expert_counts",
     "grouped_linear",
     "route",
@@ -146,13 +147,8 @@ class Experts(nn.Module):
         self.changes: dict[str, ExpertChange] = {}
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        dtype = matmul_dtype(x)
-        weights: tuple[Any, ...] = (self.gate_proj, self.up_proj, self.down_proj)
-        if self.backend == "grouped":
-            gate, up, down = (w if isinstance(w, Quantized) else w.to(dtype) for w in weights)
-            return _grouped(x.to(dtype), routing, gate, up, down, self.changes).to(dtype)
-        gate, up, down = (w.to(dtype) for w in weights)
-        return _looped(x.to(dtype), routing, gate, up, down, self.changes).to(dtype)
+        weights = (self.gate_proj, self.up_proj, self.down_proj)
+        return apply_experts(x, routing, *weights, backend=self.backend, changes=self.changes)
 
 
 class MoE(nn.Module):
@@ -172,6 +168,24 @@ class MoE(nn.Module):
         if self.shared_experts is not None:
             y = y + self.shared_experts(flat)
         return y.view(x.shape), routing
+
+
+def apply_experts(
+    x: Tensor,
+    routing: Routing,
+    gate: Tensor | Quantized,
+    up: Tensor | Quantized,
+    down: Tensor | Quantized,
+    *,
+    backend: ExpertBackend = "grouped",
+    changes: Mapping[str, ExpertChange] | None = None,
+) -> Tensor:
+    """What :class:`Experts` computes, from its three weights; quantised ones stay so on the grouped path."""
+    dtype, grouped = matmul_dtype(x), backend == "grouped"
+    weights: tuple[Any, ...] = (gate, up, down)
+    gate, up, down = (w if grouped and isinstance(w, Quantized) else w.to(dtype) for w in weights)
+    compute: Any = _grouped if grouped else _looped
+    return compute(x.to(dtype), routing, gate, up, down, changes or {}).to(dtype)
 
 
 def _looped(

@@ -20,10 +20,10 @@ from llada_uni.training.config import TrainConfig
 from llada_uni.training.objective import Batch, Draw, Metrics, Objective
 from llada_uni.weights.adapters import Component, save_adapter
 
-__all__ = ["Adapted", "adapted", "network_of", "only_image_rows", "prepared"]
+__all__ = ["Adapted", "adapted", "narrowed", "network_of", "only_image_rows"]
 
 
-def prepared(objective: Objective, config: TrainConfig) -> Objective:
+def narrowed(objective: Objective, config: TrainConfig) -> Objective:
     """``objective`` as ``config`` wants it trained: whole, by adapters, or image rows only.
 
     Raises:

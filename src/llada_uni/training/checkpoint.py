@@ -12,14 +12,17 @@ import torch
 
 from llada_uni.errors import CheckpointError, ResourceError
 
-__all__ = ["STATE_FILE", "TrainState", "load_state", "save_state"]
+__all__ = ["STATE_FILE", "TrainState", "load_state", "read_state", "save_state"]
 
 STATE_FILE = "state.pt"
 
 
 @dataclass(kw_only=True)
 class TrainState:
-    """Everything a run needs to go on: ``step`` steps are done out of ``horizon``."""
+    """Everything a run needs to go on: ``step`` steps are done out of ``horizon``.
+
+    ``optimizer`` is empty in a state that was read for its weights alone.
+    """
 
     step: int
     horizon: int
@@ -40,6 +43,8 @@ def save_state(directory: Path, state: TrainState) -> Path:
     partial = directory / f".{STATE_FILE}.{os.getpid()}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        for left in directory.glob(f".{STATE_FILE}.*"):  # by a process that was killed while it wrote
+            left.unlink(missing_ok=True)
         with partial.open("wb") as file:
             torch.save(vars(state), file)
             file.flush()
@@ -58,8 +63,15 @@ def load_state(directory: Path) -> TrainState | None:
         CheckpointError: the file exists but cannot be read.
     """
     path = directory / STATE_FILE
-    if not path.exists():
-        return None
+    return read_state(path) if path.exists() else None
+
+
+def read_state(path: Path) -> TrainState:
+    """The state in a file that :func:`save_state` wrote. Tensors arrive on the CPU.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
     try:
         return TrainState(**torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:

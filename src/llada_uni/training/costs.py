@@ -37,7 +37,7 @@ from llada_uni.image_tokenizer.model import ImageTokenizer
 from llada_uni.scenes.graph import SceneGraph
 from llada_uni.scenes.tasks import Group, sample_group
 from llada_uni.training.config import TrainConfig
-from llada_uni.training.objectives.decoder import Conditioned
+from llada_uni.training.objectives.decoder import Conditioned, decoder_blocks
 from llada_uni.training.objectives.tokenizer import _Model as TokenizerModel
 from llada_uni.training.objectives.turbo import TurboObjectiveConfig
 from llada_uni.training.objectives.turbo import _Model as TurboModel
@@ -100,16 +100,14 @@ def meta_model(config: TrainConfig, shapes: Shapes) -> nn.Module:
 def step_cost(config: TrainConfig, model: nn.Module, shapes: Shapes) -> StepCost:
     """Cost of one step of ``config``, whose ``model`` is that of :func:`meta_model`, without adapters.
 
-    Adapters and ``only`` leave out the products of frozen weights' gradients.
+    Adapters and ``only`` leave out the products of frozen weights' gradients; ``recompute`` adds a forward pass.
     """
     measure = _MEASURES[type(model)]
     cost = measure(config, model, shapes)
     frozen = config.adapter is not None or config.only is not None
-    share = 2 / 3 if frozen else 1.0
+    share = ((2 if frozen else 3) + (1 if config.recompute else 0)) / 3
     many = config.accumulation
-    return replace(
-        cost, samples=cost.samples * many, tokens=cost.tokens * many, flops=cost.flops * many * share
-    )  # fmt: skip
+    return replace(cost, samples=cost.samples * many, tokens=cost.tokens * many, flops=cost.flops * many * share)
 
 
 # --- backbone: counted -----------------------------------------------------------------------------------------------
@@ -193,11 +191,12 @@ def _backbone_cost(config: TrainConfig, model: nn.Module, shapes: Shapes) -> Ste
     attention = 4 * heads * shape.num_hidden_layers * documents.squares
     head = 2 * documents.masked * shape.hidden_size * shape.vocab_size
     forward = 2 * _working_weights(model) * documents.tokens + attention + head
-    kept = documents.tokens * _backbone_numbers(shape) * _width(config)
-    kept += documents.masked * shape.vocab_size * _LOGIT_BYTES
-    return StepCost(
-        samples=count, tokens=documents.tokens * count, flops=3 * forward * count, activation_bytes=kept * count
-    )
+    inputs = documents.tokens * count * shape.hidden_size
+    kept = _kept(config, documents.tokens * count * _backbone_numbers(shape), shape.num_hidden_layers, inputs)
+    masked, chunk = documents.masked * count, config.objective.logit_chunk
+    logits = (min(masked, chunk) if chunk else masked) * shape.vocab_size * _LOGIT_BYTES
+    flops = count * (3 * forward + (head if chunk and not config.recompute else 0.0))
+    return StepCost(samples=count, tokens=documents.tokens * count, flops=flops, activation_bytes=kept + logits)
 
 
 def _working_weights(model: nn.Module) -> float:
@@ -247,8 +246,8 @@ def _decoder_cost(config: TrainConfig, model: nn.Module, shapes: Shapes) -> Step
     pictures = config.batch_size * data.crop**2 / (largest[0] * largest[1])
     flops = units * ((1 - data.full_share) * crop * config.batch_size + data.full_share * whole * pictures)
     tokens = 8.0 * data.crop**2 * config.batch_size
-    bytes_kept = kept / 4 * _width(config) * config.batch_size
-    return StepCost(samples=config.batch_size, tokens=tokens, flops=flops, activation_bytes=bytes_kept)
+    kept_bytes = _kept(config, kept / 4 * config.batch_size, len(decoder_blocks(decoder)), tokens * decoder.config.dim)
+    return StepCost(samples=config.batch_size, tokens=tokens, flops=flops, activation_bytes=kept_bytes)
 
 
 def _vae_cost(config: TrainConfig, model: nn.Module, shapes: Shapes) -> StepCost:
@@ -302,6 +301,11 @@ def _measured(run: Callable[[], Tensor], *, scores: bool = False) -> tuple[float
     parameters = {id(tensor) for tensor in kept.values() if isinstance(tensor, nn.Parameter)}
     numbers = sum(tensor.numel() for tensor in kept.values() if id(tensor) not in parameters)
     return float(counter.get_total_flops()), 4.0 * numbers
+
+
+def _kept(config: TrainConfig, numbers: float, num_blocks: int, inputs: float) -> float:
+    """Bytes of the ``numbers`` that all blocks keep; with ``recompute`` their ``inputs`` and what one of them keeps."""
+    return _width(config) * (num_blocks * inputs + numbers / num_blocks if config.recompute else numbers)
 
 
 def _width(config: TrainConfig) -> int:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-__all__ = ["METRICS_FILE", "MetricsLog", "read_metrics"]
+__all__ = ["METRICS_FILE", "MetricsLog", "mean_metrics", "read_metrics"]
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -27,6 +27,20 @@ def read_metrics(directory: Path) -> list[dict[str, Any]]:
             if number + 1 < len(lines):
                 raise
     return records
+
+
+def mean_metrics(found: Sequence[tuple[float, Mapping[str, float]]]) -> dict[str, float]:
+    """Means of the metrics of a step's micro-batches, given as (share, metrics), weighted by share.
+
+    A value that is not a number is left out, unless there is no other.
+    """
+    means: dict[str, float] = {}
+    for name in dict.fromkeys(name for _, metrics in found for name in metrics):
+        told = [(share, metrics[name]) for share, metrics in found if name in metrics]
+        told = [(share, value) for share, value in told if value == value]
+        weight = sum(share for share, _ in told)
+        means[name] = sum(share * value for share, value in told) / weight if weight else float("nan")
+    return means
 
 
 class MetricsLog:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 __all__ = ["JointOptimizer", "Muon", "orthogonalised"]
 
@@ -30,6 +31,17 @@ def orthogonalised(matrix: Tensor, num_steps: int = 5) -> Tensor:
         gram = x @ x.mT
         x = a * x + (b * gram + c * (gram @ gram)) @ x
     return x.mT if tall else x
+
+
+def _orthogonalised_whole(matrix: Tensor) -> Tensor:
+    """:func:`orthogonalised`, also of matrices of which every process holds some rows (these are gathered first)."""
+    if not isinstance(matrix, DTensor):
+        return orthogonalised(matrix)
+    mesh, cuts = matrix.device_mesh, matrix.placements
+    if matrix.ndim > 2 and all(cut.is_replicate() or cut.is_shard(0) for cut in cuts):  # whole matrices of a stack
+        local = orthogonalised(matrix.to_local())
+        return DTensor.from_local(local, mesh, cuts, shape=matrix.shape, stride=matrix.stride())
+    return distribute_tensor(orthogonalised(matrix.full_tensor()), mesh, cuts, src_data_rank=None)
 
 
 class Muon(torch.optim.Optimizer):
@@ -62,7 +74,7 @@ class Muon(torch.optim.Optimizer):
             state["momentum"] = torch.zeros_like(gradient)
         momentum: Tensor = state["momentum"]
         momentum.lerp_(gradient, 1 - group["momentum"])
-        update = orthogonalised(gradient.lerp(momentum, group["momentum"]))
+        update = _orthogonalised_whole(gradient.lerp(momentum, group["momentum"]))
         rows, columns = parameter.shape[-2:]
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(update, alpha=-0.2 * group["lr"] * max(rows, columns) ** 0.5)

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from llada_uni.errors import ConfigError
 from llada_uni.training.config import OptimConfig
 from llada_uni.training.muon import JointOptimizer, Muon
 
-__all__ = ["Optimizer", "build_optimizer", "clip_gradients", "parameter_groups", "set_lr"]
+__all__ = ["Optimizer", "build_optimizer", "clip_gradients", "parameter_groups", "parameters_in_order", "set_lr"]
 
 
 Optimizer = torch.optim.Optimizer | JointOptimizer
@@ -42,15 +43,31 @@ def build_optimizer(model: nn.Module, optim: OptimConfig) -> Optimizer:
 
     ``muon`` steps the matrices inside the network; tables, heads and everything that is not decayed stay with AdamW.
     """
-    groups = parameter_groups(model, optim)
+    groups = [_by_layout(part) for part in _parts(model, optim)]
     if optim.kind == "muon":
-        return _with_muon(model, groups, optim)
+        muon = Muon(groups[0], lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
+        return JointOptimizer(muon, _adamw(groups[1], optim))
     if optim.kind == "radam":
-        return torch.optim.RAdam(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, decoupled_weight_decay=True)
+        return torch.optim.RAdam(groups[0], lr=optim.lr, betas=optim.betas, eps=optim.eps, decoupled_weight_decay=True)
+    return _adamw(groups[0], optim)
+
+
+def parameters_in_order(model: nn.Module, optim: OptimConfig) -> list[list[nn.Parameter]]:
+    """The parameters of each part of the optimiser as its stored state numbers them, however the model is divided."""
+    return [[parameter for group in part for parameter in group["params"]] for part in _parts(model, optim)]
+
+
+def _adamw(groups: list[dict], optim: OptimConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
 
 
-def _with_muon(model: nn.Module, groups: list[dict], optim: OptimConfig) -> JointOptimizer:
+def _parts(model: nn.Module, optim: OptimConfig) -> list[list[dict]]:
+    """Groups for one optimiser, or for Muon and the AdamW beside it."""
+    groups = parameter_groups(model, optim)
+    return _with_muon(model, groups, optim) if optim.kind == "muon" else [groups]
+
+
+def _with_muon(model: nn.Module, groups: list[dict], optim: OptimConfig) -> list[list[dict]]:
     tables = (*optim.no_decay, *optim.tables)
     inner = {
         id(parameter)
@@ -62,9 +79,19 @@ def _with_muon(model: nn.Module, groups: list[dict], optim: OptimConfig) -> Join
         names = ", ".join(optim.muon)
         raise ConfigError(f"{type(model).__name__} has no matrix named like {names}; use optim.kind=adamw")
     others = [{**group, "params": [p for p in group["params"] if id(p) not in inner]} for group in groups]
-    others = [group for group in others if group["params"]]
-    muon = Muon(matrices, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay)
-    return JointOptimizer(muon, torch.optim.AdamW(others, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True))
+    return [[{"params": matrices}], [group for group in others if group["params"]]]
+
+
+def _by_layout(groups: list[dict]) -> list[dict]:
+    """The groups, cut further so that a fused step meets tensors of one division among processes."""
+    parted = []
+    for group in groups:
+        layouts: dict[object, list[Tensor]] = {}
+        for parameter in group["params"]:
+            layout = parameter.device_mesh if isinstance(parameter, DTensor) else None
+            layouts.setdefault(layout, []).append(parameter)
+        parted += [{**group, "params": parameters} for parameters in layouts.values()]
+    return parted
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

@@ -1,7 +1,7 @@
 """Before a run: how many parameters, operations, bytes and hours, as a table. Nothing is allocated.
 
 Exact: parameters, and the bytes of weights, gradients, optimiser and averages, which a test compares with real runs.
-Estimates: operations, activations (without recomputation or temporary buffers) and with them the time.
+Estimates: operations, activations (without temporary buffers) and with them the time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _QUANTISED = {"int8": 1.0 + 4 / 64, "int4": 0.5 + 4 / 64}
 
 @dataclass(frozen=True, kw_only=True)
 class Bytes:
-    """Bytes of a run's state, all ranks together; ``activations`` are those of one micro-batch, on every rank."""
+    """Bytes of one copy of a run's state; ``activations`` are those of one micro-batch, on every rank."""
 
     weights: int
     gradients: int
@@ -43,15 +43,16 @@ class Bytes:
     averages: int
     activations: int
 
-    def per_rank(self, ranks: int) -> int:
-        """Bytes on one of ``ranks`` that share the state evenly."""
-        return math.ceil((self.weights + self.gradients + self.optimizer + self.averages) / ranks) + self.activations
+    def per_rank(self, held: float) -> int:
+        """Bytes on a rank that holds this share of the state."""
+        return math.ceil((self.weights + self.gradients + self.optimizer + self.averages) * held) + self.activations
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a run will take. ``active_parameters`` leaves out the experts a token does not visit; ``throughput`` is in
-    operations per second and rank, None where neither stated nor measured; ``source`` says which."""
+    operations per second and rank, None where neither stated nor measured; ``source`` says which. ``held`` is the share
+    of the state that one rank holds (1 where the model is not divided)."""
 
     name: str
     parameters: int
@@ -63,6 +64,7 @@ class Plan:
     steps: int | None
     bytes: Bytes
     ranks: int
+    held: float
     throughput: float | None
     source: str
     seconds: float | None
@@ -79,7 +81,7 @@ def plan_jobs(
     recipes: Sequence[Any] = (),
     out: Path | None = None,
     cache: Path | None = None,
-    ranks: int = 1,
+    ranks: int | None = None,
     throughput: float | None = None,
 ) -> list[Plan]:
     """Plans of the trainings among ``jobs``; other jobs cost seconds or are bound by drawing pictures.
@@ -100,7 +102,7 @@ def make_plan(
     config: TrainConfig,
     *,
     shapes: Shapes | None = None,
-    ranks: int = 1,
+    ranks: int | None = None,
     throughput: float | None = None,
     measured_in: Path | None = None,
 ) -> Plan:
@@ -109,16 +111,18 @@ def make_plan(
     Args:
         config: what to train.
         shapes: what other stages decide.
-        ranks: processes that share the state evenly.
+        ranks: number of processes; None = the fewest that ``config.parallel`` is for.
         throughput: operations per second and rank; None = that of an earlier run in ``measured_in``, else for runs on
             the CPU 0.4 of what a matrix product reaches here, now.
         measured_in: directory of a run.
 
     Raises:
-        ConfigError: fewer than one rank, a throughput that is not positive, or an objective without a plan.
+        ConfigError: fewer than one rank or not as many as ``config.parallel`` divides the model among, a throughput
+            that is not positive, or an objective without a plan.
     """
-    if ranks < 1 or (throughput is not None and not throughput > 0):
-        raise ConfigError(f"expected at least 1 rank and a positive throughput, got {ranks} and {throughput}")
+    ranks = _ranks(config, ranks)
+    if throughput is not None and not throughput > 0:
+        raise ConfigError(f"expected a positive throughput, got {throughput}")
     shapes = shapes or Shapes()
     model = meta_model(config, shapes)
     cost = step_cost(config, model, shapes)
@@ -147,6 +151,7 @@ def make_plan(
         steps=steps,
         bytes=state,
         ranks=ranks,
+        held=_held(config, model),
         throughput=speed,
         source=source,
         seconds=seconds,
@@ -166,7 +171,7 @@ def table(plans: Sequence[Plan]) -> str:
 def as_mapping(plan: Plan) -> dict[str, Any]:
     """JSON-ready mapping of a plan, with what follows from it."""
     told = asdict(plan)
-    return {**told, "flops": plan.flops, "bytes_per_rank": plan.bytes.per_rank(plan.ranks)}
+    return {**told, "flops": plan.flops, "bytes_per_rank": plan.bytes.per_rank(plan.held)}
 
 
 # --- state ------------------------------------------------------------------------------------------------------------
@@ -193,6 +198,25 @@ def _trained_part(config: TrainConfig, model: nn.Module) -> tuple[Named, int]:
     adapters = Adapters(network, config.adapter)
     trained = list(adapters.named_parameters())
     return trained, own + sum(parameter.numel() * width for _, parameter in trained)
+
+
+def _ranks(config: TrainConfig, stated: int | None) -> int:
+    """The number of processes, checked against ``parallel``."""
+    degrees = config.parallel
+    unit = math.lcm(degrees.shard * max(degrees.data, 1), degrees.expert)
+    ranks = unit if stated is None else stated
+    if ranks < 1 or ranks % unit:
+        raise ConfigError(f"{config.name}: expected a multiple of {unit} ranks for its parallel, got {ranks}")
+    return ranks
+
+
+def _held(config: TrainConfig, model: nn.Module) -> float:
+    """Share of the parameters on one rank."""
+    degrees, total = config.parallel, sum(parameter.numel() for parameter in model.parameters())
+    if degrees.expert == 1:
+        return 1 / degrees.shard
+    experts = sum(parameter.numel() for name, parameter in model.named_parameters() if ".experts." in name)
+    return (experts / degrees.expert + (total - experts) / degrees.shard) / total
 
 
 def _buffer_width(buffer: torch.Tensor, width: int) -> int:
@@ -288,7 +312,7 @@ def _duration(config: TrainConfig, flops: float, speed: float | None, ranks: int
 
 
 def _cells(plan: Plan) -> dict[str, str]:
-    size, shared = plan.bytes, plan.ranks
+    size, held = plan.bytes, plan.held
     return {
         "": plan.name,
         "parameters": _count(plan.parameters),
@@ -299,12 +323,12 @@ def _cells(plan: Plan) -> dict[str, str]:
         "operations in a step": _count(plan.flops_per_step),
         "steps": "?" if plan.steps is None else f"{plan.steps:,}",
         "operations in all": "?" if plan.flops is None else _count(plan.flops),
-        "ranks": str(shared),
-        "bytes per rank": _bytes(size.per_rank(shared)),
-        "  weights": _bytes(size.weights / shared),
-        "  gradients": _bytes(size.gradients / shared),
-        "  optimiser": _bytes(size.optimizer / shared),
-        "  averages": _bytes(size.averages / shared),
+        "ranks": str(plan.ranks),
+        "bytes per rank": _bytes(size.per_rank(held)),
+        "  weights": _bytes(size.weights * held),
+        "  gradients": _bytes(size.gradients * held),
+        "  optimiser": _bytes(size.optimizer * held),
+        "  averages": _bytes(size.averages * held),
         "  activations (estimate)": _bytes(size.activations),
         "operations/s and rank": "?" if plan.throughput is None else _count(plan.throughput),
         "  from": plan.source,

@@ -1,6 +1,7 @@
 """One recipe from the command line to a finished component: resolve, train, evaluate, export.
 
 ``python -m llada_uni.training.run recipes.nano:vae --out DIR --cache DIR [--minutes N] [--set a.b=c] [--resume]``
+Under ``torchrun`` the same arguments after ``-m`` make several processes one run (``group``, ``parallel``).
 """
 
 from __future__ import annotations
@@ -21,10 +22,20 @@ from typing import Any
 
 from llada_uni.config import override
 from llada_uni.errors import ConfigError, LladaUniError
-from llada_uni.training.adapters import prepared
-from llada_uni.training.checkpoint import load_state
+from llada_uni.training.adapters import narrowed
 from llada_uni.training.config import TrainConfig
+from llada_uni.training.divided_state import read_weights
 from llada_uni.training.export import write_json
+from llada_uni.training.group import (
+    alone_first,
+    announces_failure,
+    everywhere,
+    is_first,
+    joined,
+    lost_partner,
+    wait,
+)
+from llada_uni.training.keeping import best_state, forget_states, newest_state
 from llada_uni.training.objective import Objective, Resources
 from llada_uni.training.record import record_run
 from llada_uni.training.train import Run, TrainResult, train
@@ -41,8 +52,8 @@ Progress = Callable[[str, int, int], None]
 class RunOptions:
     """How to run recipes: ``out`` is the checkpoint directory being built, ``cache`` keeps state and other files.
 
-    ``resume`` continues saved states; ``export_only`` trains nothing and exports what the saved state holds. ``watch``:
-    "none" or "tensorboard".
+    ``resume`` continues saved states; ``export_only`` trains nothing and exports what the saved state holds: the
+    newest, or the ``best`` one that ``keep.best`` chose. ``watch``: "none" or "tensorboard".
     """
 
     out: Path
@@ -52,6 +63,7 @@ class RunOptions:
     overrides: tuple[str, ...] = ()
     resume: bool = True
     export_only: bool = False
+    best: bool = False
     force: bool = False
     watch: str = "none"
 
@@ -86,7 +98,8 @@ def run_recipe(
 ) -> list[dict[str, Any]]:
     """Runs one job or a chain of them; a chain skips jobs whose result is already there. Returns their evaluations.
 
-    ``report`` hears every line of metrics, ``progress`` (name, step, horizon) after every step.
+    ``report`` hears every line of metrics, ``progress`` (name, step, horizon) after every step. In a group of processes
+    all train; the first one runs other jobs, records, evaluates and exports, and tells the others.
 
     Raises:
         ConfigError: an override does not fit.
@@ -99,7 +112,7 @@ def run_recipe(
         config = _configured(job, options, chain=len(jobs) > 1)
         directory = options.cache / config.name
         done = directory / "evaluation.json"
-        if len(jobs) > 1 and done.exists() and not options.force:
+        if everywhere(len(jobs) > 1 and done.exists() and not options.force):
             results.append(json.loads(done.read_text(encoding="utf-8")))
             continue
         numbers = _run_job(config, directory, options, report, progress)
@@ -139,23 +152,50 @@ def _run_job(
     resources = Resources(out=options.out, cache=options.cache)
     directory.mkdir(parents=True, exist_ok=True)
     if not isinstance(config, TrainConfig):
-        numbers = config.run(resources)
-        write_json(directory / "evaluation.json", numbers)
-        return numbers
-    objective = prepared(config.objective.build(resources, config.seed), config)
+        return _by_first(lambda: _run_plain(config, directory, resources))
+    with alone_first():
+        objective = _built(config, resources)
     if options.export_only:
-        return _finish(config, objective, directory, resources)
-    if not options.resume:
-        (directory / "state.pt").unlink(missing_ok=True)
-    record_run(directory, config, resumed=(directory / "state.pt").exists())
-    with watching(options.watch, directory, objective) as watch, _stop_on_signals() as stop:
-        hear = _both(report, watch)
+        return _by_first(lambda: _finish(config, objective, directory, resources, best=options.best))
+    if is_first():
+        _open_record(config, directory, resume=options.resume)
+    shown = None if config.parallel.divides else objective
+    with watching(options.watch if is_first() else "none", directory, shown) as watch, _stop_on_signals() as stop:
         tell = None if progress is None else functools.partial(progress, config.name)
-        result = train(config, objective, directory, stop=stop, report=hear, progress=tell)
+        result = train(config, objective, directory, stop=stop, report=_both(report, watch), progress=tell)
     if not result.finished:
         _LOG.info("stopped at step %d of %d; run again to continue", result.step, result.horizon)
         return None
-    return _finish(config, objective, directory, resources, result)
+    return _by_first(lambda: _finish(config, _whole(config, objective, resources), directory, resources, result))
+
+
+def _built(config: TrainConfig, resources: Resources) -> Objective:
+    return narrowed(config.objective.build(resources, config.seed), config)
+
+
+def _whole(config: TrainConfig, objective: Objective, resources: Resources) -> Objective:
+    """The objective with a model that this process holds alone."""
+    return _built(config, resources) if config.parallel.divides else objective
+
+
+def _open_record(config: TrainConfig, directory: Path, *, resume: bool) -> None:
+    """Notes the start of a run in its directory; one that does not resume forgets its states first."""
+    if not resume:
+        forget_states(directory)
+    record_run(directory, config, resumed=newest_state(directory) is not None)
+
+
+def _by_first(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the first process gets from ``work``; the others wait for it."""
+    numbers = work() if is_first() else {}
+    wait()
+    return everywhere(numbers)
+
+
+def _run_plain(job: Any, directory: Path, resources: Resources) -> dict[str, Any]:
+    numbers = job.run(resources)
+    write_json(directory / "evaluation.json", numbers)
+    return numbers
 
 
 def _both(report: Report | None, watch: Report) -> Report:
@@ -173,12 +213,15 @@ def _finish(
     directory: Path,
     resources: Resources,
     result: TrainResult | None = None,
+    *,
+    best: bool = False,
 ) -> dict[str, Any]:
-    """Evaluates and exports with the averaged weights of the saved state."""
-    run = Run.start(config, objective)
-    state = load_state(directory)
-    if state is None:
+    """Evaluates and exports with the averaged weights of the newest saved state, or of the ``best`` one."""
+    source = best_state(directory) if best else newest_state(directory)
+    if source is None:
         raise ConfigError(f"no saved state in {directory}; train {config.name} first")
+    run = Run.start(config, objective)
+    state = read_weights(source)
     run.restore(state)
     with run.ema.applied(objective.model):
         concluded = objective.conclude(config.seed + 2)
@@ -216,10 +259,18 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
         steps=arguments.steps,
         overrides=tuple(arguments.set),
         resume=not arguments.restart,
-        export_only=arguments.export_only,
+        export_only=arguments.export_only or arguments.best,
+        best=arguments.best,
         force=arguments.force,
         watch=arguments.watch,
     )
+
+
+def _trained(arguments: argparse.Namespace, progress: Progress | None) -> str:
+    """The evaluations of a recipe that was run, as JSON; metrics go to the log."""
+    report: Report = lambda record: _LOG.info("%s", json.dumps(record))  # noqa: E731
+    results = run_recipe(resolve_recipe(arguments.recipe), _options(arguments), report=report, progress=progress)
+    return json.dumps(results)
 
 
 def _plan(arguments: argparse.Namespace) -> str:
@@ -258,10 +309,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="continue the saved state (the default)")
     parser.add_argument("--restart", action="store_true", help="forget the saved state")
     parser.add_argument("--export-only", action="store_true", help="export what the saved state holds")
+    parser.add_argument("--best", action="store_true", help="export the state that keep.best chose, train nothing")
     parser.add_argument("--force", action="store_true", help="in a chain, run finished stages again")
     parser.add_argument("--watch", default="none", metavar="tensorboard", help="show metrics and pictures there")
     parser.add_argument("--plan", action="store_true", help="print size, cost and time; train nothing")
-    parser.add_argument("--ranks", type=int, default=1, help="with --plan: processes that share the state")
+    parser.add_argument("--ranks", type=int, help="with --plan: number of processes")
     parser.add_argument("--throughput", type=float, help="with --plan: TFLOP/s of one rank")
     parser.add_argument("--json", action="store_true", help="with --plan: JSON instead of a table")
     return parser
@@ -275,19 +327,22 @@ def main(arguments: Sequence[str] | None = None, *, progress: Progress | None = 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     parsed = _parser().parse_args(arguments)
     try:
-        if parsed.plan:
-            sys.stdout.write(_plan(parsed) + "\n")
-            return 0
-        results = run_recipe(
-            resolve_recipe(parsed.recipe),
-            _options(parsed),
-            report=lambda record: _LOG.info("%s", json.dumps(record)),
-            progress=progress,
-        )
+        with joined():
+            told = _plan(parsed) if parsed.plan else _trained(parsed, progress)
+            first = is_first()
     except LladaUniError as error:
-        _LOG.error("%s", error)
+        if announces_failure():
+            _LOG.error("%s", error)
         return 2
-    sys.stdout.write(json.dumps(results) + "\n")
+    except Exception as error:
+        if lost_partner(error):
+            if announces_failure():
+                _LOG.error("stopped: another process of this run has ended (%s)", " ".join(str(error).split())[:200])
+            return 2
+        announces_failure()
+        raise
+    if first:
+        sys.stdout.write(told + "\n")
     return 0
 
 

@@ -1,14 +1,15 @@
 """The training loop: the same few lines for every stage. A stage is an ``Objective``; nothing here knows which.
 
 The state is a function of the configuration and the number of steps done: batches and noise are addressed by
-(seed, step), so a run that was killed and resumed ends with the weights of one that was not.
+(seed, step, micro-batch), so a run that was killed and resumed ends with the weights of one that was not, and several
+processes that share the micro-batches of every step make the steps of one (``parallel``).
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,19 +19,35 @@ import torch
 from torch import Tensor, nn
 
 from llada_uni.errors import CheckpointError, ConfigError
-from llada_uni.training.checkpoint import TrainState, load_state, save_state
-from llada_uni.training.config import TrainConfig, describe
+from llada_uni.training.checkpoint import TrainState, read_state, save_state
+from llada_uni.training.config import TrainConfig, describe, differences
+from llada_uni.training.divided_state import fill_divided, place_state, read_facts, save_divided
 from llada_uni.training.ema import Ema
-from llada_uni.training.metrics import MetricsLog
+from llada_uni.training.group import everywhere, gathered
+from llada_uni.training.keeping import Keeper, newest_state, state_folder
+from llada_uni.training.metrics import MetricsLog, mean_metrics
 from llada_uni.training.objective import Batch, Draw, Objective
 from llada_uni.training.optim import Optimizer, build_optimizer, clip_gradients, set_lr
+from llada_uni.training.parallel import World
 from llada_uni.training.schedule import lr_factor
+from llada_uni.training.sharding import LossFunction, prepared
 
 __all__ = ["Run", "TrainResult", "train"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _PROBES = 5  # points of a run at which its speed is measured
-_MAY_CHANGE = ("steps", "minutes", "log_every", "checkpoint_seconds", "threads", "prefetch", "probe_seconds")
+_MAY_CHANGE = (
+    "steps",
+    "minutes",
+    "log_every",
+    "checkpoint_seconds",
+    "threads",
+    "prefetch",
+    "probe_seconds",
+    "parallel",
+    "keep",
+    "recompute",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,19 +68,26 @@ class Run:
     objective: Objective
     optimizer: Optimizer
     ema: Ema
+    loss: LossFunction
+    world: World
     step: int = 0
     horizon: int = 0
     seconds: float = 0.0
     _started: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def start(cls, config: TrainConfig, objective: Objective) -> Run:
-        """A run at step 0 with the objective's current weights."""
+    def start(cls, config: TrainConfig, objective: Objective, world: World | None = None) -> Run:
+        """A run at step 0 with the objective's current weights; alone without a ``world``."""
+        world = world or World()
         torch.set_num_threads(config.threads)
-        dtype = torch.float64 if config.dtype == "float64" else torch.float32
-        objective.model.to(device=config.device, dtype=dtype)
+        loss = prepared(objective, config, world)
+        return cls._fresh(config, objective, world, loss)
+
+    @classmethod
+    def _fresh(cls, config: TrainConfig, objective: Objective, world: World, loss: LossFunction) -> Run:
         optimizer = build_optimizer(objective.model, config.optim)
-        return cls(config=config, objective=objective, optimizer=optimizer, ema=Ema(objective.model, config.ema_decay))
+        ema = Ema(objective.model, config.ema_decay)
+        return cls(config=config, objective=objective, optimizer=optimizer, ema=ema, loss=loss, world=world)
 
     def elapsed(self) -> float:
         """Seconds of training so far, over all restarts."""
@@ -82,15 +106,43 @@ class Run:
         )
 
     def restore(self, state: TrainState) -> None:
-        """Continues from ``state``.
+        """Continues from ``state``; one that was read for its weights alone leaves the optimiser as it is.
 
         Raises:
             CheckpointError: the state belongs to another configuration.
         """
         _check_same_run(self.config, state.config)
-        self.objective.model.load_state_dict(state.model)
-        self.optimizer.load_state_dict(state.optimizer)
-        self.ema.load_state_dict(state.ema)
+        if self.world.divided:
+            place_state(state, self)
+        else:
+            self.objective.model.load_state_dict(state.model)
+            self.ema.load_state_dict(state.ema)
+            if state.optimizer:
+                self.optimizer.load_state_dict(state.optimizer)
+        self._go_on(state)
+
+    def restore_from(self, source: Path) -> None:
+        """Continues from a stored state: a file, or the folder of a divided model. Errors as for :meth:`restore`."""
+        if not source.is_dir():
+            self.restore(read_state(source))
+            return
+        state = read_facts(source)
+        _check_same_run(self.config, state.config)
+        fill_divided(source, self)
+        self._go_on(state)
+
+    def save(self, directory: Path) -> None:
+        """Writes the state; every process calls this.
+
+        Raises:
+            ResourceError: the disk is full or not writable; earlier states are untouched.
+        """
+        if self.world.divided:
+            save_divided(state_folder(directory, self.step), self)
+        elif self.world.rank == 0:
+            save_state(directory, self.snapshot())
+
+    def _go_on(self, state: TrainState) -> None:
         self.step, self.horizon, self.seconds = state.step, state.horizon, state.seconds
         self._started = time.monotonic()
 
@@ -112,35 +164,48 @@ def train(
     all. Either way the state is saved and the next call goes on. On return the model holds the live weights; the
     averaged ones are in the saved state. ``progress`` hears (step, horizon) at the start and after every step.
 
+    In a group of processes each calls this with the same arguments; the first one writes and reports.
+
     Raises:
-        ConfigError: the loss or a gradient is not finite (the step and its batch are named; the state is not saved).
+        ConfigError: the loss or a gradient is not finite (the step and its batch are named; the state is not saved), or
+            the processes do not fit the configuration.
         CheckpointError: the state in ``directory`` is unreadable or of another configuration.
     """
-    run = Run.start(config, objective)
-    saved = load_state(directory) if resume else None
+    world = World.of(config)
+    run = Run.start(config, objective, world)
+    saved = newest_state(directory) if resume else None
     if saved is not None:
-        run.restore(saved)
+        run.restore_from(saved)
     if not run.horizon:
-        run.horizon = config.steps or _horizon_from_minutes(run)
-    log = MetricsLog(directory, every=config.log_every, step=run.step, report=report)
+        run.horizon = everywhere(config.steps or _horizon_from_minutes(run))
+    log = MetricsLog(directory, every=config.log_every, step=run.step, report=report) if world.rank == 0 else None
+    keeper = Keeper(directory, config.keep)
     end = min(run.horizon, stop_at or run.horizon)
-    tell = progress or (lambda step, horizon: None)
+    tell = progress if progress is not None and world.rank == 0 else lambda step, horizon: None
     tell(run.step, run.horizon)
     with _Prefetch(run, end) as batches:
         last_save = time.monotonic()
-        while run.step < end and not stop():
+        while run.step < end and not world.any(stop()):
             metrics = _step(run, batches.take())
-            log.add(run.step, metrics, samples=_samples(config), seconds=run.elapsed())
+            keeper.watch(metrics)
+            if log is not None:
+                log.add(run.step, metrics, samples=_samples(config), seconds=run.elapsed())
             tell(run.step, run.horizon)
-            if time.monotonic() - last_save > config.checkpoint_seconds:
-                save_state(directory, run.snapshot())
+            if world.any(time.monotonic() - last_save > config.checkpoint_seconds):
+                _save(run, directory, keeper)
                 last_save = time.monotonic()
-    save_state(directory, run.snapshot())
+    _save(run, directory, keeper)
     return TrainResult(step=run.step, horizon=run.horizon, seconds=run.elapsed(), finished=run.step >= run.horizon)
 
 
 def _samples(config: TrainConfig) -> int:
     return config.batch_size * config.accumulation
+
+
+def _save(run: Run, directory: Path, keeper: Keeper) -> None:
+    run.save(directory)
+    if run.world.rank == 0:
+        keeper.settle(run.step)
 
 
 def _step(run: Run, batches: list[tuple[Draw, Batch]]) -> dict[str, Tensor | float]:
@@ -150,25 +215,33 @@ def _step(run: Run, batches: list[tuple[Draw, Batch]]) -> dict[str, Tensor | flo
     run.optimizer.zero_grad(set_to_none=True)
     objective.model.train()
     weights = [objective.weight(batch) for _, batch in batches]
-    metrics: dict[str, Tensor | float] = {}
-    for (draw, batch), weight in zip(batches, weights, strict=True):
-        metrics = _backward(run, draw, batch, weight / max(sum(weights), 1e-12))
-    norm = clip_gradients(objective.model.parameters(), config.optim.clip_norm)
+    total = max(run.world.total(weights), 1e-12)
+    found = gathered([_backward(run, *item, weight / total) for item, weight in zip(batches, weights, strict=True)])
+    _require_finite_losses(run, found)
+    parameters = list(objective.model.parameters())
+    run.world.sum_gradients(parameters)
+    clip = run.world.clip_divided if run.world.divided else clip_gradients
+    norm = clip(parameters, config.optim.clip_norm)
     _require_finite(float(norm), "the gradient norm", run.step, batches[0][0])
     run.optimizer.step()
     run.step += 1
     more = objective.after_step(run.step, run.horizon)
     run.ema.update(objective.model)
-    return {**metrics, **more, "grad_norm": norm, "lr": lr}
+    return {**mean_metrics(found), **more, "grad_norm": norm, "lr": lr}
 
 
-def _backward(run: Run, draw: Draw, batch: Batch, share: float) -> dict[str, Tensor | float]:
+def _backward(run: Run, draw: Draw, batch: Batch, share: float) -> tuple[float, dict[str, float]]:
+    """Adds the gradient of one micro-batch; its share of the step's loss, and its metrics."""
     torch.manual_seed(draw.torch("global").initial_seed())
     with _autocast(run.config):
-        loss, metrics = run.objective.loss(_to_device(batch, run.config.device), draw.torch("loss"))
-    _require_finite(float(loss.detach()), "the loss", draw.step, draw)
+        loss, metrics = run.loss(_to_device(batch, run.config.device), draw.torch("loss"))
     (loss * share).backward()
-    return {"loss": loss.detach(), **metrics}
+    return share, {name: float(value) for name, value in {"loss": loss.detach(), **metrics}.items()}
+
+
+def _require_finite_losses(run: Run, found: Sequence[tuple[float, Mapping[str, float]]]) -> None:
+    for draw, (_, metrics) in zip(_draws(run.config, run.step, 0.0), found, strict=True):
+        _require_finite(metrics["loss"], "the loss", draw.step, draw)
 
 
 def _autocast(config: TrainConfig) -> contextlib.AbstractContextManager[Any]:
@@ -198,6 +271,11 @@ def _draws(config: TrainConfig, step: int, progress: float) -> list[Draw]:
     return [Draw(**fixed, micro=micro, progress=progress) for micro in range(config.accumulation)]
 
 
+def _own_draws(run: Run, step: int, progress: float) -> list[Draw]:
+    everyone = _draws(run.config, step, progress)
+    return [everyone[micro] for micro in run.world.micros(len(everyone))]
+
+
 class _Prefetch:
     """Makes the next batches in one background thread; with ``prefetch`` 0 in the calling thread."""
 
@@ -208,10 +286,9 @@ class _Prefetch:
         self._queue: list[Future[list[tuple[Draw, Batch]]]] = []
 
     def _make(self, step: int) -> list[tuple[Draw, Batch]]:
-        return [(draw, self._run.objective.batch(draw)) for draw in self._draws(step)]
-
-    def _draws(self, step: int) -> list[Draw]:
-        return _draws(self._run.config, step, step / max(self._run.horizon, 1))
+        run = self._run
+        draws = _own_draws(run, step, step / max(run.horizon, 1))
+        return [(draw, run.objective.batch(draw)) for draw in draws]
 
     def take(self) -> list[tuple[Draw, Batch]]:
         if self._pool is None:
@@ -238,12 +315,12 @@ def _horizon_from_minutes(run: Run) -> int:
     config = run.config
     assert config.minutes is not None
     before = _clone_state(run.objective.model)
-    trial = Run.start(replace(config, minutes=None, steps=10**9), run.objective)
+    trial = Run._fresh(replace(config, minutes=None, steps=10**9), run.objective, run.world, run.loss)
     trial.horizon = 10**9
     seconds, steps = 0.0, 0
-    while (seconds < config.probe_seconds or steps % _PROBES) and steps < 200:
+    while everywhere((seconds < config.probe_seconds or steps % _PROBES) and steps < 200):
         started = time.monotonic()
-        draws = _draws(config, trial.step, (trial.step % _PROBES + 0.5) / _PROBES)
+        draws = _own_draws(trial, trial.step, (trial.step % _PROBES + 0.5) / _PROBES)
         _step(trial, [(draw, run.objective.batch(draw)) for draw in draws])
         if trial.step > 1:
             seconds, steps = seconds + time.monotonic() - started, steps + 1
@@ -256,8 +333,9 @@ def _clone_state(model: nn.Module) -> dict[str, Any]:
 
 
 def _check_same_run(config: TrainConfig, stored: Mapping[str, Any]) -> None:
-    wanted = {k: v for k, v in describe(config).items() if k not in _MAY_CHANGE}
-    different = sorted(k for k, v in wanted.items() if stored.get(k) != v)
+    different = [name for name in differences(config, stored) if name not in _MAY_CHANGE]
+    if stored.get("objective_type", type(config.objective).__name__) != type(config.objective).__name__:
+        different.append("objective_type")
     if different:
         raise CheckpointError(
             f"{config.name}: the saved state was made with other values of {', '.join(different)}; "

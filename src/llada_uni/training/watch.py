@@ -34,11 +34,14 @@ class Watch(Protocol):
 
 
 @contextmanager
-def watching(kind: str, directory: Path, objective: Objective, *, picture_seconds: float = 120.0) -> Iterator[Watch]:
+def watching(
+    kind: str, directory: Path, objective: Objective | None, *, picture_seconds: float = 120.0
+) -> Iterator[Watch]:
     """Inside, what comes out of a training is shown by ``kind``; ``directory`` is the run's.
 
     Pictures come with the first line and then at most every ``picture_seconds``, from the live weights, where the
-    objective has ``samples(seed, count) -> uint8 [rows, columns, H, W, 3]``.
+    objective has ``samples(seed, count) -> uint8 [rows, columns, H, W, 3]``. Without an objective (a divided model,
+    which one process cannot run alone) there are none.
 
     Raises:
         ConfigError: an unknown kind, or its package is not installed.
@@ -56,7 +59,7 @@ def watching(kind: str, directory: Path, objective: Objective, *, picture_second
 
 
 class _TensorBoard:
-    def __init__(self, writer: Any, objective: Objective, picture_seconds: float) -> None:
+    def __init__(self, writer: Any, objective: Objective | None, picture_seconds: float) -> None:
         self._writer, self._objective, self._every = writer, objective, picture_seconds
         self._next = 0.0
 
@@ -65,7 +68,7 @@ class _TensorBoard:
         for name, value in record.items():
             if name != "step" and isinstance(value, int | float) and math.isfinite(value):
                 self._writer.add_scalar(name, value, step)
-        if time.monotonic() >= self._next:
+        if self._objective is not None and time.monotonic() >= self._next:
             grid = picture_grid(self._objective)
             if grid is not None:
                 self._writer.add_image("samples", grid, step, dataformats="HWC")

@@ -6,14 +6,14 @@ only. Losses are reweighted per sample by 1/sqrt(n) (MTRS) and normalised over t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from llada_uni.backbone.config import BackboneConfig
 from llada_uni.backbone.model import Backbone
@@ -32,6 +32,7 @@ from llada_uni.data.scene_stream import draw_scenes, pictures, python_random
 from llada_uni.data.task_stream import TaskWriter
 from llada_uni.data.unified_stream import MixConfig, Writer
 from llada_uni.diffusion.balance import max_violation, updated_bias
+from llada_uni.diffusion.chunked import chunked_cross_entropy
 from llada_uni.diffusion.losses import mtrs_normaliser, mtrs_token_weights, token_cross_entropy
 from llada_uni.diffusion.masking import (
     IMAGE_LAW,
@@ -45,6 +46,7 @@ from llada_uni.image_tokenizer.model import ImageTokenizer
 from llada_uni.scenes.graph import SceneGraph
 from llada_uni.scenes.questions import FAMILIES
 from llada_uni.training.export import frozen, load_text_tokenizer, warm_start
+from llada_uni.training.group import fewest, summed
 from llada_uni.training.objective import Batch, Draw, Metrics, Resources
 from llada_uni.weights.save import save_backbone
 
@@ -86,7 +88,8 @@ class BackboneObjectiveConfig:
     bias, until ``balance_stop`` of the run is over. ``meaning_shards``: shards of the pool from which the meaning
     of the codes is counted for the start (0 = random tables), see :func:`start_from_meanings`. ``embedding_rms`` and
     ``head_rms`` are the root mean squares of the rows both tables start with; with ``quiet_outputs`` every layer starts
-    by adding nothing, see :func:`set_start`.
+    by adding nothing, see :func:`set_start`. ``logit_chunk``: masked positions whose logits exist at a time, computed
+    again in the backward pass (0 = those of all at once).
     """
 
     backbone: BackboneConfig
@@ -108,6 +111,7 @@ class BackboneObjectiveConfig:
     max_shard_bytes: int = 12 * 2**20
     warm: str | None = None
     tasks: TaskPoolConfig | None = None
+    logit_chunk: int = 0
 
     def build(self, resources: Resources, seed: int) -> BackboneObjective:
         """A freshly initialised backbone (or that of checkpoint ``warm``) and the extracted pool."""
@@ -168,6 +172,10 @@ class BackboneObjective:
         rows = collate(layouts, self.config.capacity, special.eos)
         return noised(rows, self.config.image_law, self.config.text_law, special.mask, generator)
 
+    def blocks(self) -> Sequence[nn.Module]:
+        """The layers of the transformer."""
+        return list(self.model.model.layers)
+
     def weight(self, batch: Batch) -> float:
         """Normaliser of the loss: sum of sqrt(n) over samples with n masked tokens (or the number of masked tokens)."""
         counts = _masked_counts(batch)
@@ -175,7 +183,8 @@ class BackboneObjective:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor | float]]:
         """Reweighted mean cross-entropy of masked tokens; plain means per modality beside it."""
-        found = masked_losses(self.model, batch, self.config.num_buckets)
+        num_buckets = fewest(min(self.config.num_buckets, len(batch["ids"])))  # processes call a divided model together
+        found = masked_losses(self.model, batch, num_buckets, logit_chunk=self.config.logit_chunk)
         self._loads = found.loads if self._loads is None else self._loads + found.loads
         fill, image, hits = found.fill, found.image, found.hits
         weights = torch.where(fill, self.config.fill_weight, 1.0)
@@ -194,7 +203,7 @@ class BackboneObjective:
     def after_step(self, step: int, horizon: int) -> Metrics:
         """Moves the selection bias of every router against its load."""
         assert self._loads is not None
-        loads, self._loads = self._loads, None
+        loads, self._loads = summed(self._loads), None
         if step <= self.config.balance_stop * horizon:
             for router, counts in zip(self.model.routers(), loads, strict=True):
                 router.expert_bias.copy_(updated_bias(router.expert_bias, counts, self.config.balance_rate))
@@ -345,23 +354,31 @@ class MaskedTokens:
     loads: Tensor
 
 
-def masked_losses(model: Backbone, batch: Mapping[str, Tensor], num_buckets: int = 1) -> MaskedTokens:
+def masked_losses(
+    model: Backbone, batch: Mapping[str, Tensor], num_buckets: int = 1, *, logit_chunk: int = 0
+) -> MaskedTokens:
     """Runs the model on rows grouped by length, so that short rows carry little padding, and scores masked tokens."""
-    parts = [_bucket_losses(model, part) for part in _buckets(batch, num_buckets)]
+    parts = [_bucket_losses(model, part, logit_chunk) for part in _buckets(batch, num_buckets)]
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "loads"}
     return MaskedTokens(**joined, loads=torch.stack([part["loads"] for part in parts]).sum(0))
 
 
-def _bucket_losses(model: Backbone, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _bucket_losses(model: Backbone, batch: Mapping[str, Tensor], logit_chunk: int) -> dict[str, Tensor]:
     allowed = training_allowed(batch["document"], batch["branch"], batch["block"], batch["stream"]).unsqueeze(1)
-    masked = batch["masked"]
-    logits = model(
-        batch["noisy_ids"], batch["position"], allowed, logit_mask=masked, collect_load=batch["document"] >= 0
-    )
-    clean = batch["ids"][masked]
+    masked, real = batch["masked"], batch["document"] >= 0
+    hidden = model.hidden(batch["noisy_ids"], batch["position"], allowed, keep=masked, collect_load=real)
+    losses, best = _scored(model, hidden, batch["ids"][masked], logit_chunk)
     facts = {name: batch[name][masked] for name in ("sample", "image", "fill", "tag")}
-    hits = (logits.detach().argmax(-1) == clean).float()
-    return {"losses": token_cross_entropy(logits, clean), "hits": hits, **facts, "loads": model.router_loads()}
+    hits = (best == batch["ids"][masked]).float()
+    return {"losses": losses, "hits": hits, **facts, "loads": model.router_loads()}
+
+
+def _scored(model: Backbone, hidden: Tensor, clean: Tensor, logit_chunk: int) -> tuple[Tensor, Tensor]:
+    """Cross-entropies and most likely ids [N]."""
+    if logit_chunk > 0:
+        return chunked_cross_entropy(hidden, model.lm_head.weight, clean, logit_chunk)
+    logits = model.logits(hidden)
+    return token_cross_entropy(logits, clean), logits.detach().argmax(-1)
 
 
 def _buckets(batch: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:

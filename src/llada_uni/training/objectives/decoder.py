@@ -38,6 +38,7 @@ __all__ = [
     "FlowDataConfig",
     "Judge",
     "Sampler",
+    "decoder_blocks",
 ]
 
 
@@ -133,6 +134,10 @@ class DecoderObjective:
         """See :meth:`FlowData.batch`."""
         return self._data.batch(draw)
 
+    def blocks(self) -> Sequence[nn.Module]:
+        """The blocks of the decoder."""
+        return decoder_blocks(self.model.decoder)
+
     def weight(self, batch: Batch) -> float:
         """Number of latent numbers."""
         return float(batch["latents"].numel())
@@ -175,6 +180,11 @@ class DecoderObjective:
         """Writes ``decoder/`` and the semantic embedder."""
         save_decoder(directory, self.model.decoder, "normal")
         save_semantic_embedder(directory, self.model.embedder)
+
+
+def decoder_blocks(decoder: Decoder) -> list[nn.Module]:
+    """The refiners of condition and image, and the joint layers."""
+    return [*decoder.context_refiner, *decoder.noise_refiner, *decoder.layers]
 
 
 @dataclass(frozen=True, kw_only=True)

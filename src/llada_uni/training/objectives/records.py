@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llada_uni.backbone.model import Backbone
 from llada_uni.data.block_rows import Document, Layout, collate, lay_out, pack
@@ -22,6 +22,7 @@ from llada_uni.diffusion.losses import mtrs_token_weights
 from llada_uni.diffusion.masking import IMAGE_LAW, MaskRatioLaw
 from llada_uni.errors import ConfigError
 from llada_uni.training.export import warm_start
+from llada_uni.training.group import fewest, summed
 from llada_uni.training.objective import Batch, Draw, Metrics, Resources
 from llada_uni.training.objectives.backbone import MaskedTokens, masked_losses, noised
 from llada_uni.vocab import SpecialIds
@@ -60,6 +61,7 @@ class RecordsObjectiveConfig:
     eval_samples: int = 64
     verify: bool = True
     max_shard_bytes: int = 5 * 2**30
+    logit_chunk: int = 0
 
     def build(self, resources: Resources, seed: int) -> RecordsObjective:
         """The backbone of ``warm`` and the extracted samples.
@@ -141,6 +143,10 @@ class RecordsObjective:
         rows = noised_rows(layouts, self.config.capacity, image_law, text_law, self._special, generators)
         return {**rows, "weight": _branch_weights(layouts, self.config.capacity, weights)}
 
+    def blocks(self) -> Sequence[nn.Module]:
+        """The layers of the transformer."""
+        return list(self.model.model.layers)
+
     def weight(self, batch: Batch) -> float:
         """Normaliser of the loss: weighted sum of sqrt(n) over branches with n masked tokens (or of n)."""
         counts = torch.bincount(batch["sample"][batch["masked"]], minlength=len(batch["weight"])).float()
@@ -148,7 +154,7 @@ class RecordsObjective:
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor | float]]:
         """Reweighted mean cross-entropy of masked tokens; beside it means per modality and how full the rows are."""
-        found = self._found(batch)
+        found = self._found(batch, fewest(min(self.config.num_buckets, len(batch["ids"]))))
         self._loads = found.loads if self._loads is None else self._loads + found.loads
         weights = torch.where(found.fill, self.config.fill_weight, 1.0) * batch["weight"][found.sample]
         if self.config.mtrs:
@@ -157,13 +163,15 @@ class RecordsObjective:
         told = {"fill_ratio": float(real.float().mean()), "tokens": float(real.sum())}
         return (found.losses * weights).sum() / self.weight(batch), {**_means(found), **told}
 
-    def _found(self, batch: Batch) -> MaskedTokens:
-        return masked_losses(self.model, {k: batch[k] for k in (*_ROWS, "document")}, self.config.num_buckets)
+    def _found(self, batch: Batch, num_buckets: int | None = None) -> MaskedTokens:
+        rows = {name: batch[name] for name in (*_ROWS, "document")}
+        count = self.config.num_buckets if num_buckets is None else num_buckets
+        return masked_losses(self.model, rows, count, logit_chunk=self.config.logit_chunk)
 
     def after_step(self, step: int, horizon: int) -> Metrics:
         """Moves the selection bias of every router against its load, where ``balance_rate`` is not 0."""
         assert self._loads is not None
-        loads, self._loads = self._loads, None
+        loads, self._loads = summed(self._loads), None
         if self.config.balance_rate and step <= self.config.balance_stop * horizon:
             for router, counts in zip(self.model.routers(), loads, strict=True):
                 router.expert_bias.copy_(updated_bias(router.expert_bias, counts, self.config.balance_rate))

@@ -25,6 +25,7 @@ from llada_uni.image_tokenizer.config import ImageTokenizerConfig, PreprocessorC
 from llada_uni.image_tokenizer.model import ImageTokenizer
 from llada_uni.scenes.graph import KINDS
 from llada_uni.training.export import load_text_tokenizer, warm_start
+from llada_uni.training.group import gathered
 from llada_uni.training.objective import Batch, Draw, Metrics, Resources
 from llada_uni.training.objectives.codebook import CodebookTrainer, kmeans_plus_plus, merge_codes
 from llada_uni.training.objectives.reader import Adapter, Reader, ReaderConfig
@@ -100,7 +101,7 @@ class TokenizerObjective:
         self._vocab: Vocab = text.vocab(
             text_vocab_size=config.reader.text_vocab_size, num_codes=config.tokenizer.vq_config.num_embeddings
         )
-        self._seen: tuple[Tensor, Tensor] | None = None
+        self._seen: list[tuple[Tensor, Tensor]] = []
 
     def batch(self, draw: Draw) -> Batch:
         """Patches, cell labels and packed questions about the first ``reader_share`` of the pictures."""
@@ -141,8 +142,8 @@ class TokenizerObjective:
             if step >= round(self.config.continuous_share * horizon):
                 trainer.start(codebook, self._initial_centres(step))
             return {}
-        assert self._seen is not None
-        unit, codes = self._seen
+        seen, self._seen = gathered(self._seen), []
+        unit, codes = (torch.cat(parts).to(codebook.device) for parts in zip(*seen, strict=True))
         restarts = trainer.update(codebook, unit, codes)
         if not int(trainer.merged) and step >= round(self.config.merge_share * horizon):
             return self.merge(step)
@@ -224,7 +225,8 @@ class TokenizerObjective:
         tokenizer = self.model.tokenizer
         codes = tokenizer.quantise(unit)
         nearest = F.normalize(tokenizer.codebook[codes], dim=-1)
-        self._seen = (unit.detach(), codes)
+        if self.model.training:
+            self._seen.append((unit.detach(), codes))
         commitment = (unit - nearest.detach()).square().sum(-1).mean()
         cells = batch["grid"][0] * batch["grid"][1]
         free = torch.rand(len(unit) // cells, generator=generator) < self.config.unquantised_share

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llada_uni.decoder.blocks import FinalLayer
 from llada_uni.decoder.dit import Decoder, TokenBatch
@@ -31,7 +32,7 @@ from llada_uni.diffusion.guidance import norm_limited
 from llada_uni.diffusion.losses import flow_squared_error, pseudo_huber
 from llada_uni.training.export import frozen, warm_start
 from llada_uni.training.objective import Batch, Draw, Metrics, Resources
-from llada_uni.training.objectives.decoder import Conditioned, FlowData, FlowDataConfig, Judge, Sampler
+from llada_uni.training.objectives.decoder import Conditioned, FlowData, FlowDataConfig, Judge, Sampler, decoder_blocks
 from llada_uni.weights.save import save_decoder
 
 __all__ = ["TurboObjective", "TurboObjectiveConfig", "average_velocity_target"]
@@ -84,6 +85,10 @@ class TurboObjective:
         """See :meth:`FlowData.batch`; every sample keeps its condition."""
         batch = self._data.batch(draw)
         return {**batch, "keep": torch.ones_like(batch["keep"])}
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The blocks of the student."""
+        return decoder_blocks(self.model.decoder)
 
     def weight(self, batch: Batch) -> float:
         """Number of latent numbers."""
