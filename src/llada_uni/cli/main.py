@@ -12,7 +12,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from llada_uni.cli import chat, codes, doctor, edit, evaluate, generate, models, regions, story, train, understand
+from llada_uni.cli import chat, codes, doctor, edit, evaluate, generate, models, regions, serve, story, train, understand
 from llada_uni.cli.output import emit
 from llada_uni.errors import ConfigError, LladaUniError, ResourceError
 
@@ -30,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for room in (generate, edit, regions, understand, chat, story, codes, models, doctor, train, evaluate):
+for room in (generate, edit, regions, understand, chat, story, serve, codes, models, doctor, train, evaluate):
     room.register(app)
 
 

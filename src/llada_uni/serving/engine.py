@@ -72,7 +72,7 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="llada-uni-engine", daemon=True)
         self._ready = threading.Event()
         self._broken: BaseException | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._count, self._next_number = 0, 0
         self._closing: float | None = None
         self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
@@ -409,7 +409,7 @@ class Engine:
         if self._live.pop(number, None) is None:
             return
         plot = self._plots.pop(number, None)
-        if plot is not None and not plot.gi_running:
+        if plot is not None:
             plot.close()
         self._held.pop(number, None)
         self._rows = [row for row in self._rows if row.number != number]

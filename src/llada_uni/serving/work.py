@@ -42,7 +42,7 @@ class Work:
 
     ``pictures``: PIL at the tokenizer's size, or codes. ``plot``: made from their codes. ``num_branches``: most
     branches it has at once. ``is_story``: its rows go on after a picture, so that it keeps its place and its prefix.
-    ``prompt_tokens``: length of its first prompt.
+    ``prompt_tokens``: length of its first prompt, ``picture_tokens`` of them codes of pictures.
     """
 
     pictures: Sequence[Any]
@@ -50,6 +50,7 @@ class Work:
     num_branches: int
     num_tokens: int
     prompt_tokens: int
+    picture_tokens: int
     writes_pictures: bool
     is_story: bool = False
 
@@ -85,7 +86,8 @@ def task_work(networks: Networks, task: Task) -> Work:
         LladaUniError: the task cannot be done.
     """
     made = job(networks, task)
-    first = next(made.script([blank(networks, picture) for picture in made.pictures]))
+    shown = [blank(networks, picture) for picture in made.pictures]
+    first = next(made.script(shown))
     planned = isinstance(task, GenerateTask) and task.thinking
     return Work(
         pictures=made.pictures,
@@ -93,6 +95,7 @@ def task_work(networks: Networks, task: Task) -> Work:
         num_branches=2 if planned else first.guidance.num_branches,
         num_tokens=first.num_tokens,
         prompt_tokens=len(first.prompts[0]),
+        picture_tokens=sum(one.grid.num_tokens for one in shown),
         writes_pictures=planned or first.grid is not None,
     )
 
@@ -128,7 +131,8 @@ def story_work(
     def opened(codes: Sequence[EncodedImage]) -> StoryState:
         return begin(_story_ids(networks, told, codes), number, rules)
 
-    state = opened([blank(networks, picture) for picture in pictures])
+    shown = [blank(networks, picture) for picture in pictures]
+    state = opened(shown)
     first = next_request(state, rules)
     return Work(
         pictures=pictures,
@@ -136,6 +140,7 @@ def story_work(
         num_branches=_STORY_BRANCHES,
         num_tokens=first.num_tokens,
         prompt_tokens=len(state.ids),
+        picture_tokens=sum(one.grid.num_tokens for one in shown),
         writes_pictures=True,
         is_story=True,
     )
