@@ -12,7 +12,20 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from llada_uni.cli import chat, codes, doctor, edit, evaluate, generate, models, regions, serve, story, train, understand
+from llada_uni.cli import (
+    chat,
+    codes,
+    doctor,
+    edit,
+    evaluate,
+    generate,
+    models,
+    regions,
+    serve,
+    story,
+    train,
+    understand,
+)
 from llada_uni.cli.output import emit
 from llada_uni.errors import ConfigError, LladaUniError, ResourceError
 

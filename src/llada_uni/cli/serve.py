@@ -114,9 +114,7 @@ def serve(
 
     networks = open_model(model, revision=revision, device=device, dtype=dtype).networks
     changes: dict[str, Any] = {"max_requests": max_requests, "deadline_s": timeout}
-    changes |= (
-        {} if max_branches is None else {"max_branches": max_branches}
-    )
+    changes |= {} if max_branches is None else {"max_branches": max_branches}
     with listening_socket(host, port) as socket:
         engine = Engine(networks, EngineSettings.on(networks.device.type, **changes), show_errors=log_errors)
         _log_to_stderr()

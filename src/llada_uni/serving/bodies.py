@@ -14,9 +14,7 @@ class _Body(BaseModel):
 
     model: str | None = Field(None, max_length=200, description="A name of /v1/models; none means the one there is.")
     seed: int | None = Field(None, ge=0, le=2**63 - 1, description="None draws one; it is always reported.")
-    timeout: float | None = Field(
-        None, gt=0, description="Seconds, waiting included; also the server's limit holds."
-    )
+    timeout: float | None = Field(None, gt=0, description="Seconds, waiting included; also the server's limit holds.")
     steps_per_block: int | None = Field(None, le=4096)
     confidence_threshold: float | None = None
     temperature: float | None = None
@@ -33,6 +31,7 @@ class PictureBody(_Body):
     guidance_scale: float | None = None
     guidance_text: float | None = None
     guidance_image: float | None = None
+    crop: str | None = Field(None, max_length=40)
     num_steps: int | None = None
     decoder: str | None = Field(None, max_length=40)
     thinking: bool | None = Field(None, description="Write a plan in words before the picture.")
@@ -55,7 +54,6 @@ class EditBody(GenerationBody):
     """``POST /v1/images/edits``, the fields that are not files."""
 
     strength: float | None = Field(None, description="With a mask: share of its cells that is drawn again.")
-    crop: str | None = Field(None, max_length=40)
 
 
 class ChatBody(PictureBody):

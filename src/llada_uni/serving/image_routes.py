@@ -78,7 +78,7 @@ def editing_task(
 ) -> EditTask:
     """A picture from pictures and an instruction."""
     own = {name: getattr(body, name) for name in ("guidance_text", "guidance_image", *_FAST)}
-    crop = {} if getattr(body, "crop", None) is None else {"crop": getattr(body, "crop")}  # noqa: B009
+    crop: dict[str, Any] = {} if body.crop is None else {"crop": body.crop}
     return EditTask(image=list(pictures), instruction=prompt, seed=seed, **options.task, **own, **crop)
 
 

@@ -22,7 +22,7 @@ try:
 except ImportError as missing:
     raise ConfigError(f"expected the extra llada-uni[serve], {missing.name} is missing; install it") from missing
 
-__all__ = ["listening_socket", "serve"]
+__all__ = ["listening_socket", "make_server", "serve"]
 
 _MAX_CONNECTIONS = 512
 _KEEP_ALIVE_S = 15
@@ -60,6 +60,17 @@ def serve(
 
     ``app``: what to serve instead of :func:`create_app` (the same with more mounted on it, say).
     """
+    make_server(engine, settings, on_ready=on_ready, app=app).run(sockets=sockets)
+
+
+def make_server(
+    engine: Engine,
+    settings: ServerSettings,
+    *,
+    on_ready: Callable[[], None] = lambda: None,
+    app: Any = None,
+) -> uvicorn.Server:
+    """The server of :func:`serve`, to be run by somebody else; ``should_exit`` stops it."""
     config = uvicorn.Config(
         create_app(engine, settings) if app is None else app,
         http=_Impatient.within(settings.limits.header_s),
@@ -74,7 +85,7 @@ def serve(
         h11_max_incomplete_event_size=_HEAD_BYTES,
     )
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
-    _Server(config, on_ready).run(sockets=sockets)
+    return _Server(config, on_ready)
 
 
 class _Server(uvicorn.Server):
