@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import random
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -335,3 +337,33 @@ def test_not_a_form(http: httpx.Client, name: str) -> None:
 )  # fmt: skip
 def test_nothing_there(http: httpx.Client, method: str, path: str, status: int) -> None:
     refused(http.request(method, path), status)
+
+
+# --- anything the schema allows, and more -----------------------------------------------------------------------------
+
+ODD: list[Any] = [
+    None, True, False, 0, 1, 2, -1, 3.7, 1e300, "", "x", "1", "32x32", "auto", "png", "turbo", "normal", "paper",
+    "edit", [], {}, ["text"], ["image"], ["text", "image"], {"action": "generate"}, {"size": "48x32", "action": "edit"},
+    "\ud800", "\x00", "😀" * 50,
+]  # fmt: skip
+
+
+def odd_body(order: random.Random, fields: list[str]) -> dict[str, Any]:
+    body: dict[str, Any] = {name: order.choice(ODD) for name in order.sample(fields, order.randint(0, 4))}
+    parts = [{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {"url": uri(PNG)}}, order.choice(ODD)]
+    content = order.choice(["hello", order.sample(parts, 2), order.choice(ODD)])
+    return {"prompt": "x", "messages": [{"role": "user", "content": content}], "max_frames": 1} | body
+
+
+@pytest.mark.parametrize("path", [CHAT, IMAGES])
+def test_odd_bodies_never_break_the_server(http: httpx.Client, path: str) -> None:
+    schema = http.get("/openapi.json").json()["components"]["schemas"]
+    fields = list(schema["ChatBody" if path == CHAT else "GenerationBody"]["properties"])
+    order, answers = random.Random(0), Counter[int]()
+    for _ in range(60):
+        body = odd_body(order, fields)
+        reply = http.post(path, content=body_of(body), headers=JSON)
+        assert reply.status_code in (200, 400, 404, 413), (body, reply.text)
+        answers[reply.status_code] += 1
+    assert answers[200] > 10
+    assert answers[400] > 10
