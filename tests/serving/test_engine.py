@@ -132,6 +132,28 @@ def test_short_words_pass_a_crowd_of_pictures(model: LladaUni) -> None:
             ticket.cancel()
 
 
+def test_a_long_drawing_lets_others_pass(model: LladaUni, engine: Engine) -> None:
+    long = GenerateTask(prompt="a", seed=0, decoder="normal", num_steps=1000)
+    slow = engine.submit([task_work(model.networks, long)] * 3)
+    until(lambda: engine.status().drawing == 3)
+    (quick,) = engine.submit([task_work(model.networks, GenerateTask(prompt="a", seed=1))])
+    assert quick.result(WAIT).seed == 1
+    assert engine.status().drawing == 3
+    for ticket in slow:
+        ticket.cancel()
+
+
+def test_an_engine_that_breaks_says_so(model: LladaUni, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(model.networks).start()
+    monkeypatch.setattr(engine, "_drop_lost", lambda: 1 / 0)
+    (ticket,) = engine.submit([task_work(model.networks, chat(seed=0))])
+    with pytest.raises(EngineFault):
+        ticket.result(WAIT)
+    with pytest.raises(EngineFault, match="stopped"):
+        engine.submit([task_work(model.networks, chat(seed=0))])
+    assert not engine.status().alive
+
+
 def test_pictures_go_on_beside_endless_words(model: LladaUni, engine: Engine) -> None:
     endless = engine.submit([forever(task_work(model.networks, chat(seed=n))) for n in range(8)])
     (picture,) = engine.submit([task_work(model.networks, GenerateTask(prompt="a", seed=1))])

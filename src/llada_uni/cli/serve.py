@@ -117,6 +117,7 @@ def serve(
     changes |= {} if max_branches is None else {"max_branches": max_branches}
     with listening_socket(host, port) as socket:
         engine = Engine(networks, EngineSettings.on(networks.device.type, **changes), show_errors=log_errors)
+        engine.start()
         _log_to_stderr()
         place = f"[{host}]" if ":" in host else host
         ready = f"serving {settings.names[0]} on http://{place}:{socket.getsockname()[1]}"

@@ -78,7 +78,7 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> FastAP
         yield
         await asyncio.to_thread(engine.close, _LAST_S)
 
-    app = FastAPI(title="llada-uni", version=_version(), lifespan=lifespan, redoc_url=None)
+    app = FastAPI(title="llada-uni", version=_version(), lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(Guard, settings=settings, metrics=metrics)
     if settings.origins:
         app.add_middleware(

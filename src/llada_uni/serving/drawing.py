@@ -20,10 +20,11 @@ __all__ = ["Easel", "preview_steps"]
 
 
 class Easel:
-    """Draws one picture; ``result`` is None until it is done."""
+    """Draws one picture; ``result`` is None until it is done. ``evaluations`` of the decoder so far."""
 
     def __init__(self, networks: Networks, drawing: Drawing, row: int, wants: Wants) -> None:
         self.result: ImageResult | None = None
+        self.evaluations = 0
         self._networks, self._drawing, self._row, self._wants = networks, drawing, row, wants
         self._steps = draw(networks, torch.tensor([drawing.codes]), drawing.grid, [drawing.seed], drawing.settings)
 
@@ -35,6 +36,7 @@ class Easel:
             (image,) = done.value
             self.result = self._drawing.result(image, self._networks.name, {})
             return [ImageDone(row=self._row, result=self.result)] if self._wants.blocks else []
+        self.evaluations += 1
         events: list[Any] = [replace(step, row=self._row)] if self._wants.steps else []
         return events + self._preview(step)
 

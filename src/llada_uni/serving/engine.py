@@ -39,6 +39,7 @@ __all__ = ["Engine", "EngineStatus"]
 _log = logging.getLogger("llada_uni.serving")
 _BRANCHES = range(3)
 _IDLE_S = 0.5
+_EVALUATIONS_IN_A_ROW = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,11 +225,10 @@ class Engine:
             return self._closing is not None and (self._count == 0 or time.monotonic() >= self._closing)
 
     def _end(self) -> None:
-        with self._lock:
-            self._closing = self._closing or 0.0
         self._collect(0)
         for ticket in list(self._live.values()):
-            self._fail(ticket, Draining("the server was shut down before this request was done"))
+            lost = Draining("the server was shut down before this request was done")
+            self._fail(ticket, lost if self._broken is None else EngineFault("the engine of this server has stopped"))
 
     def _turn(self) -> bool:
         """One backbone step, or one picture read, or one evaluation of the decoder; False if there is nothing to do."""
@@ -381,7 +381,10 @@ class Engine:
             self._totals["decoder_evaluations"] += 1
             for event in easel.work():
                 ticket.tell(event)
-            if easel.result is not None:
+            if easel.result is None:
+                if easel.evaluations % _EVALUATIONS_IN_A_ROW == 0:
+                    self._easels.rotate(-1)
+            else:
                 self._easels.popleft()
                 self._totals["pictures_drawn"] += 1
                 self._go_on(ticket, easel.result)

@@ -8,12 +8,12 @@ import hmac
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llada_uni.serving.faults import Cancelled, TooLarge, as_fault, status_of
+from llada_uni.serving.faults import Busy, Cancelled, TooLarge, as_fault, status_of
 from llada_uni.serving.limits import ServerSettings
 from llada_uni.serving.metrics import Metrics
 from llada_uni.serving.replies import error_response
@@ -22,8 +22,10 @@ __all__ = ["Guard", "has_key"]
 
 _log = logging.getLogger("llada_uni.serving")
 _OPEN_PATHS = ("/health",)
+_BODIES_AT_ONCE = 8
+_WRITE_S = 60.0
 _KNOWN_PATHS = (
-    "/health", "/metrics", "/openapi.json", "/docs", "/v1/models", "/v1/chat/completions", "/v1/images/generations",
+    "/health", "/metrics", "/openapi.json", "/v1/models", "/v1/chat/completions", "/v1/images/generations",
     "/v1/images/edits",
 )  # fmt: skip
 
@@ -33,6 +35,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, *, settings: ServerSettings, metrics: Metrics) -> None:
         self._app, self._settings, self._metrics = app, settings, metrics
+        self._buffered = 0
         self._digests = [_digest(key.encode("ascii")) for key in settings.keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,28 +58,41 @@ class Guard:
             answer.headers["WWW-Authenticate"] = "Bearer"
             await answer(scope, receive, call.send)
             return
-        await self._app(scope, await self._with_body(headers, receive), call.send)
+        body = await self._body(headers, receive)
+        try:
+            await self._app(scope, _replayed(body, receive), call.send)
+        finally:
+            self._buffered -= len(body)
 
-    async def _with_body(self, headers: dict[bytes, bytes], receive: Receive) -> Receive:
-        """Read the body within its limits; afterwards the channel only says when the client leaves.
+    async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        """The whole body, counted among those in memory.
 
         Raises:
-            TooLarge: too many bytes. HTTPException: 408, not here in time. Cancelled: the client has left.
+            TooLarge: too many bytes. Busy: too many in all bodies together. HTTPException: 408, not here in time.
+            Cancelled: the client has left.
         """
         limits = self._settings.limits
         declared = headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared[:20]) > limits.body_bytes:
             raise TooLarge(f"the body has more than {limits.body_bytes:,} bytes")
+        held = 0
+
+        def more(count: int) -> None:
+            nonlocal held
+            held, self._buffered = held + count, self._buffered + count
+            if held > limits.body_bytes:
+                raise TooLarge(f"the body has more than {limits.body_bytes:,} bytes")
+            if self._buffered > _BODIES_AT_ONCE * limits.body_bytes:
+                raise Busy("the server is reading too many large bodies at once; try again in a moment", 1)
+
         try:
-            body = await asyncio.wait_for(_read(receive, limits.body_bytes), limits.body_s)
+            return await asyncio.wait_for(_read(receive, more), limits.body_s)
         except TimeoutError as error:
+            self._buffered -= held
             raise HTTPException(408, "the body did not arrive in time") from error
-        messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def channel() -> Message:
-            return messages.pop() if messages else await receive()
-
-        return channel
+        except BaseException:
+            self._buffered -= held
+            raise
 
     async def _failed(self, error: Exception, scope: Scope, receive: Receive, call: _Call) -> None:
         if isinstance(error, HTTPException):
@@ -95,7 +111,7 @@ class Guard:
         answer.headers["Connection"] = "close"
         try:
             await answer(scope, receive, call.send)
-        except OSError:  # nobody is there to be told
+        except (OSError, TimeoutError):  # nobody is there to be told
             return
 
     def _record(self, scope: Scope, call: _Call) -> None:
@@ -118,7 +134,7 @@ class _Call:
             self.status = message["status"]
             extra = (b"x-request-id", self.number.encode("ascii")), (b"x-content-type-options", b"nosniff")
             message = {**message, "headers": [*message.get("headers", ()), *extra]}
-        await self._send(message)
+        await asyncio.wait_for(self._send(message), _WRITE_S)
 
 
 def has_key(headers: dict[bytes, bytes], digests: Sequence[bytes]) -> bool:
@@ -133,15 +149,24 @@ def _digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-async def _read(receive: Receive, most: int) -> bytes:
-    parts, size = [], 0
+async def _read(receive: Receive, more: Callable[[int], None]) -> bytes:
+    """The body, each part announced to ``more`` before the next is read."""
+    parts: list[bytes] = []
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Cancelled("the client has left")
         parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > most:
-            raise TooLarge(f"the body has more than {most:,} bytes")
+        more(len(parts[-1]))
         if not message.get("more_body", False):
             return b"".join(parts)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """The channel as the application sees it: the body at once, then only whether the client has left."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def channel() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return channel
