@@ -71,7 +71,7 @@ def test_alone_or_in_a_crowd_the_result_is_the_same(model: LladaUni, photo: Imag
     tasks = many_tasks(photo)
     alone = [model.run([task])[0] for task in tasks]
     order = random.Random(beside_words)
-    settings = EngineSettings(max_branches=15, beside_words=beside_words, max_requests=100)
+    settings = EngineSettings(max_branches=15, step_branches=9, beside_words=beside_words, max_requests=100)
     with Engine(model.networks, settings) as engine:
         places = list(range(len(tasks))) * 2
         order.shuffle(places)

@@ -29,11 +29,13 @@ def row(number: int, *, picture: bool, branches: int = 1) -> Row:
 
 
 def numbers(rows: list[Row], beside: int) -> list[int]:
-    return [one.number for one in compose(rows, beside)]
+    return [one.number for one in compose(rows, EngineSettings(step_branches=6, beside_words=beside))]
 
 
-def test_without_words_everything_takes_part() -> None:
-    assert numbers([row(n, picture=True, branches=2) for n in range(9)], 4) == list(range(9))
+def test_without_words_the_oldest_pictures_take_part() -> None:
+    assert numbers([row(n, picture=True, branches=2) for n in range(9)], 4) == [0, 1, 2]
+    assert numbers([row(n, picture=False) for n in range(9)], 4) == list(range(9))
+    assert numbers([], 4) == []
 
 
 def test_with_words_the_oldest_pictures_join_them() -> None:

@@ -312,7 +312,7 @@ class Engine:
     def _step(self) -> None:
         """One backbone step of the rows whose turn it is."""
         assert self._denoiser is not None
-        chosen = compose(self._rows, self.settings.beside_words)
+        chosen = compose(self._rows, self.settings)
         stepwise = any(self._live[row.number].wants.steps for row in chosen)
         try:
             began = time.perf_counter()

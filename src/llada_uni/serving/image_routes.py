@@ -13,13 +13,13 @@ from starlette.types import Receive
 
 from llada_uni.errors import ConfigError, ImageError, LladaUniError
 from llada_uni.image_tokenizer.images import load_mask
-from llada_uni.pipeline.checks import check_choice, resolve_seeds
+from llada_uni.pipeline.checks import resolve_seeds
 from llada_uni.pipeline.results import ImageResult
 from llada_uni.pipeline.tasks import EditTask, GenerateTask, InpaintTask, Task
 from llada_uni.serving.bodies import EditBody, GenerationBody, PictureBody
 from llada_uni.serving.faults import status_of
 from llada_uni.serving.messages import check_text_size
-from llada_uni.serving.pictures import FORMATS, Size, data_uri, encoded, read_picture, wished_size
+from llada_uni.serving.pictures import Size, checked_file, data_uri, encoded, read_picture, wished_size
 from llada_uni.serving.replies import EventStream, error_body, json_response, named_event
 from llada_uni.serving.running import Service, Submitted, results
 from llada_uni.serving.tickets import Done, Preview, Wants
@@ -60,7 +60,7 @@ def picture_options(service: Service, body: PictureBody) -> PictureOptions:
     task = {name: getattr(body, name) for name in _COMMON}
     if size.drawn is not None:
         task["height"], task["width"] = size.drawn
-    kind = check_choice(body.output_format or "png", name="output_format", choices=FORMATS)
+    kind, _ = checked_file(body.output_format or "png", body.output_compression)
     return PictureOptions(
         task=task, size=size, kind=kind, compression=body.output_compression, previews=body.partial_images or 0
     )

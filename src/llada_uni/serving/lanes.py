@@ -32,6 +32,7 @@ class EngineSettings:
         max_requests: requests under way or waiting; more are refused.
         max_branches: branches (rows times guidance branches) whose prefix is held at once.
         reserved_branches: of these, how many each lane can always have, so that none starves.
+        step_branches: branches of pictures in a step without words, the oldest ones: how long arriving words may wait.
         beside_words: branches of pictures that join a step in which words are written; the oldest ones.
         words_share: share of the time that the backbone has while words are written and pixels are drawn.
         short_tokens: texts of at most this many tokens are short.
@@ -45,6 +46,7 @@ class EngineSettings:
     max_requests: int = 64
     max_branches: int = 32
     reserved_branches: int = 4
+    step_branches: int = 16
     beside_words: int = 4
     words_share: float = 0.75
     short_tokens: int = 256
@@ -52,7 +54,7 @@ class EngineSettings:
     deadline_s: float = 600.0
 
     def __post_init__(self) -> None:
-        for name in ("max_requests", "beside_words", "short_tokens", "admit_at_once"):
+        for name in ("max_requests", "step_branches", "beside_words", "short_tokens", "admit_at_once"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected a whole number from 1, got {getattr(self, name)}")
         if self.reserved_branches < _MOST_BRANCHES or self.max_branches < len(LANES) * self.reserved_branches:
@@ -68,7 +70,7 @@ class EngineSettings:
     @classmethod
     def on(cls, device_type: str, **changes: object) -> EngineSettings:
         """Settings for ``"cpu"``, where arithmetic is the limit, or anything else, where reading weights is."""
-        usual = {} if device_type == "cpu" else {"max_branches": 128, "beside_words": 64}
+        usual = {} if device_type == "cpu" else {"max_branches": 128, "step_branches": 128, "beside_words": 64}
         return cls(**(usual | changes))  # type: ignore[arg-type]
 
 
@@ -78,18 +80,16 @@ def has_room(lane: Lane, num_branches: int, used: Mapping[Lane, int], settings: 
     return sum(used.values()) + num_branches + kept <= settings.max_branches
 
 
-def compose(rows: Sequence[Row], beside_words: int) -> list[Row]:
-    """The rows of the next step, in their order: all words, and as many of the first pictures as may join them.
+def compose(rows: Sequence[Row], settings: EngineSettings) -> list[Row]:
+    """The rows of the next step, in their order: all words, and as many of the first pictures as there is room for.
 
-    Without words everything takes part; with words at least one picture does.
+    At least one picture takes part.
     """
-    words = {row.number for row in rows if row.request.grid is None}
-    if not words:
-        return list(rows)
     chosen: list[Row] = []
-    room, pictures = beside_words, 0
+    words = any(row.request.grid is None for row in rows)
+    room, pictures = settings.beside_words if words else settings.step_branches, 0
     for row in rows:
-        if row.number not in words:
+        if row.request.grid is not None:
             if pictures and len(row.prompts) > room:
                 continue
             room, pictures = room - len(row.prompts), pictures + 1

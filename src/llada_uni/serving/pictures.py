@@ -16,7 +16,7 @@ from llada_uni.pipeline.checks import check_choice, check_number
 from llada_uni.serving.fetch import fetch
 from llada_uni.serving.limits import Limits
 
-__all__ = ["FORMATS", "Size", "data_uri", "encoded", "read_picture", "wished_size"]
+__all__ = ["FORMATS", "Size", "checked_file", "data_uri", "encoded", "read_picture", "wished_size"]
 
 FORMATS = ("png", "webp", "jpeg")
 _LOSSY_QUALITY = 90
@@ -83,15 +83,24 @@ def wished_size(size: str | None, geometry: Geometry, limits: Limits) -> Size:
     return Size(drawn=drawn, returned=(height, width))
 
 
-def encoded(picture: Image.Image, kind: str = "png", compression: int | None = None) -> bytes:
-    """A file without metadata. ``compression``: 0 to 100 for webp and jpeg, the quality kept.
+def checked_file(kind: str, compression: int | None) -> tuple[str, int]:
+    """Kind and quality of a file. ``compression``: 0 to 100 for webp and jpeg, the quality kept.
 
     Raises:
         ConfigError: an unknown kind or a number out of range.
     """
     check_choice(kind, name="output_format", choices=FORMATS)
-    quality = check_number(_LOSSY_QUALITY if compression is None else compression, name="output_compression", low=0,
-                           high=100, whole=True)  # fmt: skip
+    quality = _LOSSY_QUALITY if compression is None else compression
+    return kind, check_number(quality, name="output_compression", low=0, high=100, whole=True)
+
+
+def encoded(picture: Image.Image, kind: str = "png", compression: int | None = None) -> bytes:
+    """A file without metadata; see :func:`checked_file` for the values.
+
+    Raises:
+        ConfigError: as :func:`checked_file`.
+    """
+    kind, quality = checked_file(kind, compression)
     clean, buffer = picture.copy(), io.BytesIO()
     clean.info.clear()
     if kind == "png":
