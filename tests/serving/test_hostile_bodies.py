@@ -365,5 +365,5 @@ def test_odd_bodies_never_break_the_server(http: httpx.Client, path: str) -> Non
         reply = http.post(path, content=body_of(body), headers=JSON)
         assert reply.status_code in (200, 400, 404, 413), (body, reply.text)
         answers[reply.status_code] += 1
-    assert answers[200] > 10
+    assert answers[200] > 3
     assert answers[400] > 10
