@@ -149,9 +149,75 @@ def starts(numbers: dict[str, Any]) -> Iterator[str]:
         yield f"| {name} | {row['nats']:.2f} | {row['kind']:.2f} | {row['colour']:.2f} |"
 
 
+def missing(numbers: dict[str, Any]) -> Iterator[str]:
+    """What a backbone knows of masked cells in else visible pictures."""
+    yield "Probability of codes that show the right kind at one masked cell of an object, and at all cells of its kind"
+    yield "masked together; probability of codes that show no object in the latter case.\n"
+    yield "| weights | one cell | whole object | whole object: none |\n|---|---|---|---|"
+    for name, row in numbers.items():
+        cells = " | ".join(f"{value:.2f}" for value in row.values())
+        yield f"| {name} | {cells} |"
+
+
+def tasks(numbers: dict[str, Any]) -> Iterator[str]:
+    """Task suites, all categories together."""
+    yield "| suite | regular | held out |\n|---|---|---|"
+    for name, found in numbers.items():
+        if isinstance(found, dict) and "categories" in found:
+            yield f"| {name.replace('_', ' ')} | {_counted(found['categories'])} | {_counted(found['held_out'])} |"
+
+
+def _counted(categories: dict[str, Any]) -> str:
+    correct, total = (sum(one[key] for one in categories.values()) for key in ("correct", "total"))
+    return f"{correct} of {total}" if total else ""
+
+
+def seams(numbers: dict[str, Any]) -> Iterator[str]:
+    """Agreement of new cells with the true ones at the edge of a region and everywhere in it."""
+    yield f"Codes of a region of {numbers['scenes']} scenes predicted again from the caption: share equal to the true"
+    yield "code, at the edge before the region, at the edge after it, and in all of it. Bare background would be right as"
+    yield "often as the last row says.\n"
+    yield "| blocks of | source in the prompt | before | after | all |\n|---|---|---|---|---|"
+    for row in numbers["variants"]:
+        yield f"| {row['block_length']} | {'yes' if row['reference'] else 'no'} | {_edges(row['agreement'])} |"
+    yield f"| – | bare background | {_edges(numbers['blanked'])} |"
+
+
+def _edges(agreement: dict[str, Any]) -> str:
+    return " | ".join(f"{100 * agreement[side]['code']['rate']:.1f} %" for side in ("before", "after", "all"))
+
+
+def sprint(numbers: dict[str, Any]) -> Iterator[str]:
+    """SPRINT against the exact path on the same items."""
+    for part in ("pictures", "answers"):
+        if part not in numbers:
+            continue
+        found = numbers[part]
+        yield f"{part.capitalize()} ({found['items']} items):\n"
+        yield "| schedule | keep ratio | threshold | steps per block | right | steps per item | processor s per item |"
+        yield "|---|---|---|---|---|---|---|"
+        yield f"| exact | | | | {_speed(found['exact'])} |"
+        for row in found["settings"]:
+            yield f"| {_setting(row)} | {_speed(row)} |"
+        yield ""
+
+
+def _setting(row: dict[str, Any]) -> str:
+    rules = row["sprint"]
+    return f"{rules['schedule']} | {rules['keep_ratio']:g} | {row['confidence_threshold']:g} | {row['steps_per_block']}"
+
+
+def _speed(row: dict[str, Any]) -> str:
+    return f"{percent(row)} | {row['steps_per_item']:.1f} | {row['cpu_s_per_item']:.2f}"
+
+
 SECTIONS: tuple[tuple[str, str, str, Callable[[dict[str, Any]], Iterator[str]]], ...] = (
     ("The first picture", "first_picture", "first_picture.py --repeat 3", first_picture),
     ("SceneBench v1", "scenebench", "scenebench.py --model nano", scenebench),
+    ("Task suites", "tasks_nano", "tasks.py --limit 60", tasks),
+    ("SPRINT", "sprint_nano", "sprint.py", sprint),
+    ("Seams of token-grid edits", "seams", "seams.py", seams),
+    ("What masked cells tell", "missing", "missing.py --cache build/state", missing),
     ("Few-step against many-step decoder", "decoders", "decoders.py --count 1000", decoders),
     ("Cached against uncached sampling", "cached_sampling", "cached_sampling.py", cached_sampling),
     (
