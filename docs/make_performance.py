@@ -175,8 +175,8 @@ def _counted(categories: dict[str, Any]) -> str:
 def seams(numbers: dict[str, Any]) -> Iterator[str]:
     """Agreement of new cells with the true ones at the edge of a region and everywhere in it."""
     yield f"Codes of a region of {numbers['scenes']} scenes predicted again from the caption: share equal to the true"
-    yield "code, at the edge before the region, at the edge after it, and in all of it. Bare background would be right as"
-    yield "often as the last row says.\n"
+    yield "code, at the edge before the region, at the edge after it, and in all of it. The last row is what bare"
+    yield "background would get.\n"
     yield "| blocks of | source in the prompt | before | after | all |\n|---|---|---|---|---|"
     for row in numbers["variants"]:
         yield f"| {row['block_length']} | {'yes' if row['reference'] else 'no'} | {_edges(row['agreement'])} |"
