@@ -224,6 +224,22 @@ def training_throughput(numbers: dict[str, Any]) -> Iterator[str]:
         yield f"| {name} | {speed['ours']:.0f} | {speed['plain']:.0f} | {told} |"
 
 
+def serving(numbers: dict[str, Any]) -> Iterator[str]:
+    """The server under many clients."""
+    yield f"{numbers['clients']} clients at once against the same requests one after another; start to ready"
+    yield f"{numbers['ready_s']:.1f} s.\n"
+    yield "| requests | one after another, s | at once, s | times faster |\n|---|---|---|---|"
+    for name, row in numbers["compared"].items():
+        times = f"{row['one_after_another_s']:.1f} | {row['at_once_s']:.1f} | {row['times_faster']:.2f}"
+        yield f"| {row['requests']} {name.replace('_', ' ')} | {times} |"
+    alone, beside = numbers["short_text_alone"], numbers["short_text_beside_pictures"]
+    yield f"\nA short text takes {alone['median_s']:.2f} s alone (median) and {beside['p95_s']:.2f} s (95th percentile)"
+    yield "while all other clients ask for pictures. A mix of pictures, edits, questions and texts by all clients for"
+    load = numbers["load"]
+    answers = ", ".join(f"{count} with status {status}" for status, count in load["statuses"].items())
+    yield f"{load['seconds']:.0f} s: {answers}; memory {100 * load['growth']:+.1f} % after warm-up."
+
+
 SECTIONS: tuple[tuple[str, str, str, Callable[[dict[str, Any]], Iterator[str]]], ...] = (
     ("The first picture", "first_picture", "first_picture.py --repeat 3", first_picture),
     ("SceneBench v1", "scenebench", "scenebench.py --model nano", scenebench),
@@ -239,6 +255,7 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[dict[str, Any]], Iterator[str]]],
         "starts.py --model src/llada_uni/nano --cache build/state",
         starts,
     ),
+    ("Serving", "serving_nano", "serving.py", serving),
     (
         "Training step against a straightforward one",
         "training_throughput",
