@@ -243,6 +243,12 @@ def test_bodies_have_a_limit(http: httpx.Client) -> None:
     assert "text" in refused(http.post(CHAT, json=said("word " * 5000)), 413)
 
 
+def test_a_refused_body_is_read_to_its_end(http: httpx.Client) -> None:
+    """Otherwise the connection is reset, and now and then the client never sees the answer."""
+    for _ in range(20):
+        refused(http.post(CHAT, json=said("x", junk="y" * 3 * 2**20)), 413)
+
+
 # --- pictures -------------------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,8 @@ _log = logging.getLogger("llada_uni.serving")
 _OPEN_PATHS = ("/health",)
 _BODIES_AT_ONCE = 8
 _WRITE_S = 60.0
+_PASSING_S = 2.0  # for reading on after a refusal
+_PASSING_BODIES = 4  # at most that many times the largest body
 _KNOWN_PATHS = (
     "/health", "/metrics", "/openapi.json", "/v1/models", "/v1/chat/completions", "/v1/images/generations",
     "/v1/images/edits",
@@ -56,9 +58,14 @@ class Guard:
         if self._digests and scope["path"] not in _OPEN_PATHS and not has_key(headers, self._digests):
             answer = error_response((401, "expected a valid key in the header Authorization: Bearer ..."))
             answer.headers["WWW-Authenticate"] = "Bearer"
+            await self._let_pass(headers, receive)
             await answer(scope, receive, call.send)
             return
-        body = await self._body(headers, receive)
+        try:
+            body = await self._body(headers, receive)
+        except (TooLarge, Busy):
+            await self._let_pass(headers, receive)
+            raise
         try:
             await self._app(scope, _replayed(body, receive), call.send)
         finally:
@@ -93,6 +100,24 @@ class Guard:
         except BaseException:
             self._buffered -= held
             raise
+
+    async def _let_pass(self, headers: dict[bytes, bytes], receive: Receive) -> None:
+        """Reads what is left of a refused body, for a moment, and keeps nothing.
+
+        A connection that is closed with unread bytes is reset, and the client never sees why it was refused.
+        """
+        left = _PASSING_BODIES * self._settings.limits.body_bytes
+        if b"expect" in headers:  # this client waits for the answer before it sends
+            return
+        try:
+            async with asyncio.timeout(_PASSING_S):
+                while left > 0:
+                    message = await receive()
+                    left -= len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return
+        except TimeoutError:
+            return
 
     async def _failed(self, error: Exception, scope: Scope, receive: Receive, call: _Call) -> None:
         if isinstance(error, HTTPException):
