@@ -50,7 +50,15 @@ from llada_uni.training.group import fewest, summed
 from llada_uni.training.objective import Batch, Draw, Metrics, Resources
 from llada_uni.weights.save import save_backbone
 
-__all__ = ["BackboneObjective", "BackboneObjectiveConfig", "CodePoolJob", "MaskedTokens", "masked_losses", "noised"]
+__all__ = [
+    "BackboneObjective",
+    "BackboneObjectiveConfig",
+    "CodePoolJob",
+    "MaskedTokens",
+    "balanced",
+    "masked_losses",
+    "noised",
+]
 
 _VECTOR_SHARE = 0.25  # length of a code's vector beside its meaning, which has length 1
 _RESIDUAL_WRITERS = ("attention.dense.weight", "down_proj", "down_proj.weight")
@@ -203,11 +211,9 @@ class BackboneObjective:
     def after_step(self, step: int, horizon: int) -> Metrics:
         """Moves the selection bias of every router against its load."""
         assert self._loads is not None
-        loads, self._loads = summed(self._loads), None
-        if step <= self.config.balance_stop * horizon:
-            for router, counts in zip(self.model.routers(), loads, strict=True):
-                router.expert_bias.copy_(updated_bias(router.expert_bias, counts, self.config.balance_rate))
-        return {"max_violation": float(max_violation(loads).mean())}
+        loads, self._loads = self._loads, None
+        on = step <= self.config.balance_stop * horizon
+        return balanced(self.model, loads, self.config.balance_rate if on else 0.0)
 
     def conclude(self, seed: int) -> Metrics:
         """Nothing."""
@@ -269,6 +275,15 @@ class BackboneObjective:
             own = found.sample == number
             answers.append((FAMILIES[int(found.tag[own][0])], float(wrong[own].sum() == 0)))
         return answers
+
+
+def balanced(model: Backbone, loads: Tensor, rate: float) -> Metrics:
+    """Moves the selection bias of every router against its load, summed over all processes; rate 0 only measures."""
+    loads = summed(loads)
+    if rate:
+        for router, counts in zip(model.routers(), loads, strict=True):
+            router.expert_bias.copy_(updated_bias(router.expert_bias, counts, rate))
+    return {"max_violation": float(max_violation(loads).mean())}
 
 
 def noised(

@@ -17,14 +17,13 @@ from llada_uni.backbone.model import Backbone
 from llada_uni.data.block_rows import Document, Layout, collate, lay_out, pack
 from llada_uni.data.preextract import checkpoint_mark
 from llada_uni.data.token_loader import PoseRules, TokenData, TokenLoader, is_held_out_id, sample_generator
-from llada_uni.diffusion.balance import max_violation, updated_bias
 from llada_uni.diffusion.losses import mtrs_token_weights
 from llada_uni.diffusion.masking import IMAGE_LAW, MaskRatioLaw
 from llada_uni.errors import ConfigError
 from llada_uni.training.export import warm_start
-from llada_uni.training.group import fewest, summed
+from llada_uni.training.group import fewest
 from llada_uni.training.objective import Batch, Draw, Metrics, Resources
-from llada_uni.training.objectives.backbone import MaskedTokens, masked_losses, noised
+from llada_uni.training.objectives.backbone import MaskedTokens, balanced, masked_losses, noised
 from llada_uni.vocab import SpecialIds
 from llada_uni.weights.catalog import resolve
 from llada_uni.weights.load import load_backbone_config, load_vocab
@@ -171,11 +170,9 @@ class RecordsObjective:
     def after_step(self, step: int, horizon: int) -> Metrics:
         """Moves the selection bias of every router against its load, where ``balance_rate`` is not 0."""
         assert self._loads is not None
-        loads, self._loads = summed(self._loads), None
-        if self.config.balance_rate and step <= self.config.balance_stop * horizon:
-            for router, counts in zip(self.model.routers(), loads, strict=True):
-                router.expert_bias.copy_(updated_bias(router.expert_bias, counts, self.config.balance_rate))
-        return {"max_violation": float(max_violation(loads).mean())}
+        loads, self._loads = self._loads, None
+        on = step <= self.config.balance_stop * horizon
+        return balanced(self.model, loads, self.config.balance_rate if on else 0.0)
 
     def conclude(self, seed: int) -> Metrics:
         """Nothing."""
