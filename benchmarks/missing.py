@@ -91,6 +91,7 @@ def chances(objective: Any, document: Any, cells: list[int]) -> torch.Tensor:
     """Probabilities [N, K] of codes at N masked cells of the picture."""
     from llada_uni.data.block_rows import collate, lay_out
     from llada_uni.diffusion.masking import training_allowed
+    from llada_uni.training.objectives.backbone import row_positions
 
     special, first = objective.writer.vocab.special, objective.writer.vocab.image_offset
     rows = collate([lay_out(document, special.eos)], 1, special.eos)
@@ -98,7 +99,9 @@ def chances(objective: Any, document: Any, cells: list[int]) -> torch.Tensor:
     masked = torch.isin(rows["position"], torch.tensor([begin + cell for cell in cells])) & rows["maskable"]
     allowed = training_allowed(rows["document"], rows["branch"], rows["block"], rows["stream"]).unsqueeze(1)
     ids = rows["ids"].masked_fill(masked, special.mask)
-    logits = objective.model.eval()(ids, rows["position"], allowed, logit_mask=masked)
+    model = objective.model.eval()
+    positions = row_positions(model.config, {**rows, "noisy_ids": ids}, allowed.squeeze(1))
+    logits = model(ids, positions, allowed, logit_mask=masked)
     return F.softmax(logits[:, first:], dim=-1)
 
 

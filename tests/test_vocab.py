@@ -199,6 +199,8 @@ def test_other_files_must_agree() -> None:
         warnings.simplefilter("error")
         with pytest.raises(CheckpointError, match=r"<\|endoftext\|> is id 400, but the configuration pads with 3"):
             TOKENIZER.vocab(text_vocab_size=472, num_codes=9, pad_token_id=3)
+        with pytest.raises(CheckpointError, match=r"<boi> is id \d+, but the configuration has picture_start_id 3"):
+            TOKENIZER.vocab(text_vocab_size=472, num_codes=9, picture_start_id=3)
         with pytest.raises(CheckpointError, match=r"ids up to 471, the text vocabulary ends at 470"):
             TOKENIZER.vocab(text_vocab_size=471, num_codes=9)
 

@@ -302,11 +302,18 @@ class TextTokenizer:
             reserved=MappingProxyType(self._reserved()),
         )
 
-    def vocab(self, *, text_vocab_size: int, num_codes: int, pad_token_id: int | None = None) -> Vocab:
+    def vocab(
+        self,
+        *,
+        text_vocab_size: int,
+        num_codes: int,
+        pad_token_id: int | None = None,
+        picture_start_id: int | None = None,
+    ) -> Vocab:
         """Unified vocabulary of a backbone with these sizes.
 
         Raises:
-            CheckpointError: the tokenizer has ids beyond the text vocabulary, or disagrees about the pad id.
+            CheckpointError: the tokenizer has ids beyond the text vocabulary, or disagrees about the pad id or the id that ends a header.
         """
         special = self.special_ids()
         if self.num_ids > text_vocab_size:
@@ -316,6 +323,10 @@ class TextTokenizer:
         if pad_token_id is not None and pad_token_id != special.eos:
             raise CheckpointError(
                 f"{self.source}: {EOS} is id {special.eos}, but the configuration pads with {pad_token_id}"
+            )
+        if picture_start_id is not None and picture_start_id != special.boi:
+            raise CheckpointError(
+                f"{self.source}: {BOI} is id {special.boi}, but the configuration has picture_start_id {picture_start_id}"
             )
         return Vocab(text_vocab_size=text_vocab_size, num_codes=num_codes, special=special)
 

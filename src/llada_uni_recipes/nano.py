@@ -45,6 +45,7 @@ __all__ = [
 _NUM_TEXT_IDS = 1536
 _NUM_CODES = 4096
 _END_OF_TEXT = 1464
+_PICTURE_START = 1468
 _CONDITION_WIDTH = 96
 _POOL = PoolConfig(num_shards=96, shard_size=512, seed=1)
 _TASK_POOL = TaskPoolConfig(num_shards=48, shard_size=256, seed=2)
@@ -135,6 +136,8 @@ def backbone() -> TrainConfig:
         rope_theta=100.0,
         partial_rotary_factor=1.0,
         max_position_embeddings=1024,
+        picture_alignment=128,
+        picture_start_id=_PICTURE_START,
         pad_token_id=_END_OF_TEXT,
         eos_token_id=_END_OF_TEXT,
     )

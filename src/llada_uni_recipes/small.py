@@ -32,6 +32,7 @@ __all__ = ["all", "backbone", "codes", "decoder", "package", "tasks", "text", "t
 _NUM_TEXT_IDS = 1536
 _NUM_CODES = 4096
 _END_OF_TEXT = 1464
+_PICTURE_START = 1468
 _CONDITION_WIDTH = 256
 _GRIDS = ((16, 16, 0.6), (12, 16, 0.2), (16, 12, 0.2))
 _POOL = PoolConfig(num_shards=96, shard_size=512, seed=1, grids=_GRIDS)
@@ -117,6 +118,8 @@ def backbone() -> TrainConfig:
         rope_theta=1000.0,
         partial_rotary_factor=1.0,
         max_position_embeddings=4096,
+        picture_alignment=512,
+        picture_start_id=_PICTURE_START,
         pad_token_id=_END_OF_TEXT,
         eos_token_id=_END_OF_TEXT,
     )

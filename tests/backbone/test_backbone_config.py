@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from golden_backbone import tiny_config
 from hypothesis import given
 from hypothesis import strategies as st
@@ -143,3 +144,11 @@ def test_sizes_are_accepted_exactly_when_every_token_can_be_routed(experts, grou
     else:
         with pytest.raises(ConfigError):
             tiny_config(**sizes)
+
+
+def test_aligned_pictures_need_the_id_that_starts_them():
+    with pytest.raises(ConfigError, match="picture_alignment 8 needs picture_start_id"):
+        tiny_config(picture_alignment=8)
+    with pytest.raises(ConfigError, match="picture_alignment must not be negative, got -1"):
+        tiny_config(picture_alignment=-1)
+    assert tiny_config(picture_alignment=8, picture_start_id=3).positions(torch.tensor([1, 3, 9])).tolist() == [0, 7, 8]

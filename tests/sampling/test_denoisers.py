@@ -130,8 +130,10 @@ def test_separate_commit_equals_merged_commit_and_step_leaves_the_prefix_alone()
     assert separate.num_bytes == merged.num_bytes > 0
 
 
-def test_a_longer_prefix_reuses_what_is_held() -> None:
-    model, ids = tiny_backbone(dtype=torch.float64), random_ids(16)
+@pytest.mark.parametrize("alignment", [0, 8])
+def test_a_longer_prefix_reuses_what_is_held(alignment: int) -> None:
+    model, ids = tiny_backbone(vocab=VOCAB, dtype=torch.float64, picture_alignment=alignment), random_ids(16)
+    ids[3] = ids[6] = VOCAB.special.boi
     fresh, reused, counter = CachedDenoiser(model), CachedDenoiser(model), CountingBackbone(model)
     fresh.prefill([prefix(ids[:12])])
     expected = fresh.step(step(ids, 12, 4))

@@ -29,8 +29,8 @@ OUTLINES: tuple[tuple[Part, ...], ...] = (
 WARM = Sampling(block_length=8, steps_per_block=3, temperature=0.8, commit_order="random")
 
 
-def model(seed: int = 0) -> Backbone:
-    return tiny_backbone(seed, vocab=VOCAB, dtype=torch.float64)
+def model(seed: int = 0, picture_alignment: int = 0) -> Backbone:
+    return tiny_backbone(seed, vocab=VOCAB, dtype=torch.float64, picture_alignment=picture_alignment)
 
 
 def run(
@@ -67,13 +67,15 @@ def test_a_story_follows_its_outline() -> None:
     assert all(event.row == 0 for event in events)
 
 
+@pytest.mark.parametrize("alignment", [0, 16])
 @pytest.mark.parametrize("seed", range(4))
-def test_cached_equals_uncached(seed: int) -> None:
+def test_cached_equals_uncached(seed: int, alignment: int) -> None:
     by = rules(picture=WARM) if seed % 2 else rules()
     states = [begin(PROMPT, seed + row, by) for row in range(3)]
     scripts = [script(*outline) for outline in OUTLINES]
-    cached, events, _ = run(states, by, CachedDenoiser(model(seed), separate_shapes=seed > 1), scripts)
-    reference, expected, _ = run(states, by, ReferenceDenoiser(model(seed)), scripts)
+    network = model(seed, alignment)
+    cached, events, _ = run(states, by, CachedDenoiser(network, separate_shapes=seed > 1), scripts)
+    reference, expected, _ = run(states, by, ReferenceDenoiser(network), scripts)
     assert cached == reference
     assert [type(event) for event in events] == [type(event) for event in expected]
     assert [len(state.segments) for state in cached] == [5, 4, 1]

@@ -279,7 +279,9 @@ def test_widths_of_decoders_are_compared(root: Path) -> None:
 def test_the_tokenizer_must_agree_with_the_configuration(root: Path) -> None:
     rewrite(root / "config.json", pad_token_id=3)
     assert "but the configuration pads with 3" in failure(lambda: load.load_vocab(root))
-    rewrite(root / "config.json", pad_token_id=320, image_token_offset=100)
+    rewrite(root / "config.json", pad_token_id=320, picture_start_id=3)
+    assert "but the configuration has picture_start_id 3" in failure(lambda: load.load_vocab(root))
+    rewrite(root / "config.json", picture_start_id=None, image_token_offset=100)
     assert "the text vocabulary ends at 99" in failure(lambda: load.load_vocab(root))
     rewrite(root / "config.json", image_token_offset=None)
     assert "has no image codes" in failure(lambda: load.load_vocab(root))

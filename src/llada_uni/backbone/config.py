@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from llada_uni import config as strict
+from llada_uni.diffusion.positions import aligned_positions
 from llada_uni.errors import ConfigError
 
 __all__ = ["BackboneConfig"]
@@ -28,6 +31,10 @@ class BackboneConfig:
     image codes (None = a model without images). ``rope_theta`` and ``partial_rotary_factor`` describe the rotary
     embedding of the first ``head_dim * partial_rotary_factor`` coordinates of each head. The first
     ``first_k_dense_replace`` layers have a dense feed-forward of ``intermediate_size`` instead of experts.
+
+    ``picture_alignment`` and ``picture_start_id`` are ours; 0 and None are the released model. Otherwise the first code
+    of every picture stands at a multiple of ``picture_alignment`` positions (``diffusion.positions``), behind
+    ``picture_start_id``, the last id of its header (``<boi>``).
 
     Raises:
         ConfigError: sizes that do not fit together, or a variant that does not exist here (for example softmax
@@ -64,6 +71,8 @@ class BackboneConfig:
     partial_rotary_factor: float = 0.5
     max_position_embeddings: int = 8192
     initializer_range: float = 0.02
+    picture_alignment: int = 0
+    picture_start_id: int | None = None
     pad_token_id: int | None = 156892
     eos_token_id: int | None = None
     tie_word_embeddings: bool = False
@@ -117,6 +126,11 @@ class BackboneConfig:
         """Number of leading coordinates of each head that are rotated."""
         return int(self.head_dim * self.partial_rotary_factor)
 
+    def positions(self, ids: Tensor, first: int = 0) -> Tensor:
+        """Rotary positions int64 [T] of consecutive ``ids`` [T], the first of which would plainly be ``first``."""
+        start = -1 if self.picture_start_id is None else self.picture_start_id
+        return aligned_positions(ids, start, self.picture_alignment, first=first)
+
     @property
     def num_moe_layers(self) -> int:
         """Number of layers with routed experts."""
@@ -156,12 +170,17 @@ class BackboneConfig:
         )
 
     def _check_ids(self) -> None:
-        for name in ("pad_token_id", "eos_token_id"):
+        for name in ("pad_token_id", "eos_token_id", "picture_start_id"):
             value = getattr(self, name)
             _require(
                 value is None or 0 <= value < self.vocab_size,
                 f"{name} must be below vocab_size {self.vocab_size}, got {value}",
             )
+        _require(self.picture_alignment >= 0, f"picture_alignment must not be negative, got {self.picture_alignment}")
+        _require(
+            self.picture_alignment == 0 or self.picture_start_id is not None,
+            f"picture_alignment {self.picture_alignment} needs picture_start_id, the id of <boi>",
+        )
         offset = self.image_token_offset
         _require(
             offset is None or 0 < offset < self.vocab_size,

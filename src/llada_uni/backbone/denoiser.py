@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llada_uni.backbone.cache import KeyValueCache
@@ -39,19 +40,16 @@ class ReferenceDenoiser:
         """Logits float32 [R, A, V'] of the active positions, aligned to the right."""
         self.commit(batch)
         device = self._backbone.lm_head.weight.device
-        whole = [
-            Part(
-                ids=torch.cat((self._held[b.key].ids, b.active_ids)),
-                start=0,
-                shift=self._held[b.key].shift,
-                block_length=self._held[b.key].block_length,
-            )
-            for b in batch.branches
-        ]
-        packed = pack(whole, device)
+        packed = pack([self._whole(b) for b in batch.branches], device)
         hidden = self._backbone.hidden(packed.ids, packed.positions, packed.allowed(None))
         longest = max(int(b.active_ids.shape[0]) for b in batch.branches)
         return self._backbone.logits(hidden[:, -longest:], batch.id_range)
+
+    def _whole(self, branch: BranchStep) -> Part:
+        held = self._held[branch.key]
+        ids = torch.cat((held.ids, branch.active_ids))
+        positions = self._backbone.config.positions(ids)
+        return Part(ids=ids, positions=positions, start=0, shift=held.shift, block_length=held.block_length)
 
     def commit(self, batch: StepBatch) -> int:
         """Remember the finished blocks; no backbone call."""
@@ -156,7 +154,7 @@ class CachedDenoiser:
         old = self._entries.get(prefix.key)
         if old is None or not old.serves(prefix):
             return HeldPrefix.nothing(prefix, self._backbone)
-        return old.beginning(prefix)
+        return old.beginning(prefix, self._backbone)
 
     def _extend(self, branches: Sequence[BranchStep]) -> int:
         work = [b for b in branches if self._num_new(b)]
@@ -191,7 +189,7 @@ class CachedDenoiser:
             packed.ids, packed.positions, packed.allowed(view), view.cache, return_kv=True
         )
         if any(self._num_new(b) for b in branches):
-            self._append(branches, hidden, new)
+            self._append(branches, hidden, new, packed.positions)
         longest = max(int(b.active_ids.shape[0]) for b in branches)
         return hidden[:, hidden.shape[1] - longest :]
 
@@ -200,15 +198,17 @@ class CachedDenoiser:
         assert entry.ids.shape[0] == branch.start, "a step must begin where the prefix ends"
         ids = torch.cat((branch.pending_ids, branch.active_ids)) if branch.pending_ids.numel() else branch.active_ids
         hidden = entry.num_pads if entry.lacks_pads else 0
+        positions = self._backbone.config.positions(ids, entry.next_position)
         return Part(
             ids=torch.cat((entry.pad_ids, ids)) if hidden else ids,
+            positions=F.pad(positions, (hidden, 0)) if hidden else positions,
             start=branch.start - hidden,
             shift=entry.shift,
             block_length=entry.block_length,
             hidden=hidden,
         )
 
-    def _append(self, branches: Sequence[BranchStep], hidden: Tensor, new: KeyValueCache) -> None:
+    def _append(self, branches: Sequence[BranchStep], hidden: Tensor, new: KeyValueCache, positions: Tensor) -> None:
         fresh = torch.stack((torch.stack(new.keys), torch.stack(new.values)))
         for row, b in enumerate(branches):
             count, entry = self._num_new(b), self._entries[b.key]
@@ -217,7 +217,8 @@ class CachedDenoiser:
             end = fresh.shape[4] - b.active_ids.shape[0]
             here = slice(end - count, end)
             sure = None if entry.confidence is None else best_probability(self._backbone, hidden[row, here])
-            self._entries[b.key] = entry.extended(b.pending_ids, fresh[:, :, row, :, here], sure)
+            position = int(positions[row, end - 1]) + 1
+            self._entries[b.key] = entry.extended(b.pending_ids, fresh[:, :, row, :, here], position, sure)
         self._views.clear()
 
     def _unprune(self, branches: Sequence[BranchStep]) -> None:

@@ -19,7 +19,7 @@ _LOGITS_AT_ONCE = 2**25
 class HeldPrefix:
     """Everything final of one branch that has been computed; never changed, only replaced.
 
-    ``ids`` int64 [T]. ``kv`` [2, layers, kv heads, N + T, head dim]: those of the N ``pad_ids`` first, which nothing
+    ``ids`` int64 [T]; ``next_position`` is the rotary position of an id behind them. ``kv`` [2, layers, kv heads, N + T, head dim]: those of the N ``pad_ids`` first, which nothing
     sees unless ``pruned``, the thinned copy in use, contains them. ``confidence`` float32 [N + T], None = not wanted.
     """
 
@@ -28,6 +28,7 @@ class HeldPrefix:
     shift: int
     block_length: int
     pad_ids: Tensor
+    next_position: int = 0
     confidence: Tensor | None = None
     pruned: Tensor | None = None
 
@@ -72,7 +73,7 @@ class HeldPrefix:
             and (self.confidence is not None or not prefix.scored)
         )
 
-    def beginning(self, prefix: Prefix) -> HeldPrefix:
+    def beginning(self, prefix: Prefix, backbone: Backbone) -> HeldPrefix:
         """The part that agrees with ``prefix``, cut at a block boundary, nothing of it thinned out."""
         shared = min(int(self.ids.shape[0]), int(prefix.ids.shape[0]))
         differ = (self.ids[:shared] != prefix.ids[:shared]).nonzero()
@@ -81,14 +82,18 @@ class HeldPrefix:
             shared = max(0, first - (first + self.shift) % self.block_length)
         length = shared + self.num_pads
         confidence = self.confidence[:length] if self.confidence is not None and prefix.scored else None
-        return replace(self, ids=self.ids[:shared], kv=self.kv[:, :, :, :length], confidence=confidence, pruned=None)
+        ids = self.ids[:shared]
+        position = int(backbone.config.positions(ids)[-1]) + 1 if shared else 0
+        kv = self.kv[:, :, :, :length]
+        return replace(self, ids=ids, kv=kv, next_position=position, confidence=confidence, pruned=None)
 
-    def extended(self, ids: Tensor, kv: Tensor, confidence: Tensor | None) -> HeldPrefix:
+    def extended(self, ids: Tensor, kv: Tensor, next_position: int, confidence: Tensor | None) -> HeldPrefix:
         """With further ``ids`` and the keys, values and confidences computed for them."""
         if self.confidence is not None:
             assert confidence is not None, "a scored prefix needs the confidences of what joins it"
             confidence = torch.cat((self.confidence, confidence))
-        return replace(self, ids=torch.cat((self.ids, ids)), kv=torch.cat((self.kv, kv), dim=3), confidence=confidence)
+        ids, kv = torch.cat((self.ids, ids)), torch.cat((self.kv, kv), dim=3)
+        return replace(self, ids=ids, kv=kv, next_position=next_position, confidence=confidence)
 
     def thinned(self, keep: Tensor) -> HeldPrefix:
         """Only the positions ``keep`` int64 [layers, K] visible, counted from the first of the padding."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llada_uni.backbone.cache import KeyValueCache
@@ -27,11 +28,12 @@ class PrefixView:
 class Part:
     """New ids [S] of one branch from position ``start`` on, and its block grid.
 
-    The first ``hidden`` ids are seen by nothing, not even by themselves, and stand at position 0; their ``start`` is
-    negative, for the block grid counts them.
+    ``positions`` int64 [S] are the rotary ones; ``start`` counts ids, for the block grid. The first ``hidden`` ids are
+    seen by nothing, not even by themselves, and stand at position 0; their ``start`` is negative.
     """
 
     ids: Tensor
+    positions: Tensor
     start: int
     shift: int
     block_length: int
@@ -83,23 +85,28 @@ def pack(parts: Sequence[Part], device: torch.device) -> Packed:
     """Parts of any lengths in one batch, aligned to the right."""
     size = max(p.length for p in parts)
     starts = torch.tensor([[p.start + p.hidden] for p in parts])
-    positions = torch.tensor([[p.start + p.length - size] for p in parts]) + torch.arange(size)
+    indices = torch.tensor([[p.start + p.length - size] for p in parts]) + torch.arange(size)
     some_hidden = any(p.hidden for p in parts)
-    valid = positions >= starts if some_hidden or any(p.length < size for p in parts) else None
+    valid = indices >= starts if some_hidden or any(p.length < size for p in parts) else None
     hidden = None
     if some_hidden:
-        hidden = (positions >= starts - torch.tensor([[p.hidden] for p in parts])) & (positions < starts)
+        hidden = (indices >= starts - torch.tensor([[p.hidden] for p in parts])) & (indices < starts)
     blocks = None
     if any(p.spans_blocks for p in parts):
         shifts, block_lengths = torch.tensor([[[p.shift] for p in parts], [[p.block_length] for p in parts]])
-        blocks = (positions + shifts) // block_lengths
+        blocks = (indices + shifts) // block_lengths
     return Packed(
-        ids=torch.stack([torch.cat((p.ids.new_zeros(size - p.length), p.ids)) for p in parts]).to(device),
-        positions=positions.clamp_min(0).to(device),
+        ids=_to_the_right([p.ids for p in parts], size).to(device),
+        positions=_to_the_right([p.positions for p in parts], size).to(device),
         blocks=None if blocks is None else blocks.to(device),
         valid=None if valid is None else valid.to(device),
         hidden=None if hidden is None else hidden.to(device),
     )
+
+
+def _to_the_right(values: Sequence[Tensor], size: int) -> Tensor:
+    """Integers [S] of every part in one table [R, size], zeros before them."""
+    return torch.stack([one if len(one) == size else F.pad(one, (size - len(one), 0)) for one in values])
 
 
 def side_by_side(prefixes: Sequence[Tensor]) -> PrefixView:

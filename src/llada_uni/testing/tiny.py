@@ -28,7 +28,9 @@ def tiny_vocab(*, num_text: int = 16, num_codes: int = 24, max_side: int = 8) ->
     return Vocab(text_vocab_size=first + max_side, num_codes=num_codes, special=special)
 
 
-def tiny_backbone_config(vocab: Vocab | None = None, *, num_layers: int = 2) -> BackboneConfig:
+def tiny_backbone_config(
+    vocab: Vocab | None = None, *, num_layers: int = 2, picture_alignment: int = 0
+) -> BackboneConfig:
     """Width 16, two heads on one key/value head, a dense layer and then layers of four experts in two groups."""
     vocab = vocab or tiny_vocab()
     return BackboneConfig(
@@ -48,11 +50,18 @@ def tiny_backbone_config(vocab: Vocab | None = None, *, num_layers: int = 2) -> 
         rope_theta=10000.0,
         max_position_embeddings=512,
         pad_token_id=vocab.special.eos,
+        picture_alignment=picture_alignment,
+        picture_start_id=vocab.special.boi if picture_alignment else None,
     )
 
 
 def tiny_backbone(
-    seed: int = 0, *, vocab: Vocab | None = None, dtype: torch.dtype = torch.float32, scale: float = 0.5
+    seed: int = 0,
+    *,
+    vocab: Vocab | None = None,
+    dtype: torch.dtype = torch.float32,
+    scale: float = 0.5,
+    picture_alignment: int = 0,
 ) -> Backbone:
     """A random backbone whose weights, biases and router biases are all away from their neutral values.
 
@@ -60,7 +69,12 @@ def tiny_backbone(
     1 + 0.2 normal, router biases 0.2 normal.
     """
     generator = torch.Generator().manual_seed(seed)
-    model = Backbone(tiny_backbone_config(vocab)).to(dtype).eval().requires_grad_(False)
+    model = (
+        Backbone(tiny_backbone_config(vocab, picture_alignment=picture_alignment))
+        .to(dtype)
+        .eval()
+        .requires_grad_(False)
+    )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
         if name.endswith("bias"):

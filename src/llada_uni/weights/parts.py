@@ -78,6 +78,7 @@ def load_vocab(directory: Path | str, tokenizer: TextTokenizer | None = None) ->
         text_vocab_size=config.image_token_offset,
         num_codes=config.vocab_size - config.image_token_offset,
         pad_token_id=config.pad_token_id,
+        picture_start_id=config.picture_start_id,
     )
 
 

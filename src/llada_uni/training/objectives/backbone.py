@@ -42,6 +42,7 @@ from llada_uni.diffusion.masking import (
     mask_tokens,
     training_allowed,
 )
+from llada_uni.diffusion.positions import aligned_row_positions
 from llada_uni.image_tokenizer.model import ImageTokenizer
 from llada_uni.scenes.graph import SceneGraph
 from llada_uni.scenes.questions import FAMILIES
@@ -58,6 +59,7 @@ __all__ = [
     "balanced",
     "masked_losses",
     "noised",
+    "row_positions",
 ]
 
 _VECTOR_SHARE = 0.25  # length of a code's vector beside its meaning, which has length 1
@@ -381,11 +383,19 @@ def masked_losses(
 def _bucket_losses(model: Backbone, batch: Mapping[str, Tensor], logit_chunk: int) -> dict[str, Tensor]:
     allowed = training_allowed(batch["document"], batch["branch"], batch["block"], batch["stream"]).unsqueeze(1)
     masked, real = batch["masked"], batch["document"] >= 0
-    hidden = model.hidden(batch["noisy_ids"], batch["position"], allowed, keep=masked, collect_load=real)
+    positions = row_positions(model.config, batch, allowed.squeeze(1))
+    hidden = model.hidden(batch["noisy_ids"], positions, allowed, keep=masked, collect_load=real)
     losses, best = _scored(model, hidden, batch["ids"][masked], logit_chunk)
     facts = {name: batch[name][masked] for name in ("sample", "image", "fill", "tag")}
     hits = (best == batch["ids"][masked]).float()
     return {"losses": losses, "hits": hits, **facts, "loads": model.router_loads()}
+
+
+def row_positions(config: BackboneConfig, batch: Mapping[str, Tensor], allowed: Tensor) -> Tensor:
+    """Rotary positions int64 [B, T] of rows with noise, as generation would count them; ``allowed`` bool [B, T, T]."""
+    start = -1 if config.picture_start_id is None else config.picture_start_id
+    is_start = (batch["noisy_ids"] == start) & (batch["document"] >= 0)
+    return aligned_row_positions(batch["position"], is_start, allowed, config.picture_alignment)
 
 
 def _scored(model: Backbone, hidden: Tensor, clean: Tensor, logit_chunk: int) -> tuple[Tensor, Tensor]:
