@@ -313,7 +313,8 @@ class TextTokenizer:
         """Unified vocabulary of a backbone with these sizes.
 
         Raises:
-            CheckpointError: the tokenizer has ids beyond the text vocabulary, or disagrees about the pad id or the id that ends a header.
+            CheckpointError: the tokenizer has ids beyond the text vocabulary, or disagrees about the pad id or the id
+                that ends a header.
         """
         special = self.special_ids()
         if self.num_ids > text_vocab_size:
@@ -326,7 +327,8 @@ class TextTokenizer:
             )
         if picture_start_id is not None and picture_start_id != special.boi:
             raise CheckpointError(
-                f"{self.source}: {BOI} is id {special.boi}, but the configuration has picture_start_id {picture_start_id}"
+                f"{self.source}: {BOI} is id {special.boi}, but the configuration has picture_start_id "
+                f"{picture_start_id}"
             )
         return Vocab(text_vocab_size=text_vocab_size, num_codes=num_codes, special=special)
 

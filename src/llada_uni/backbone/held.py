@@ -19,8 +19,9 @@ _LOGITS_AT_ONCE = 2**25
 class HeldPrefix:
     """Everything final of one branch that has been computed; never changed, only replaced.
 
-    ``ids`` int64 [T]; ``next_position`` is the rotary position of an id behind them. ``kv`` [2, layers, kv heads, N + T, head dim]: those of the N ``pad_ids`` first, which nothing
-    sees unless ``pruned``, the thinned copy in use, contains them. ``confidence`` float32 [N + T], None = not wanted.
+    ``ids`` int64 [T]; ``next_position`` is the rotary position of an id behind them. ``kv`` [2, layers, kv heads,
+    N + T, head dim]: those of the N ``pad_ids`` first, which nothing sees unless ``pruned``, the thinned copy in use,
+    contains them. ``confidence`` float32 [N + T], None = not wanted.
     """
 
     ids: Tensor
