@@ -234,10 +234,15 @@ class BranchStep:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StepBatch:
-    """Work of one step: branches row by row, and the range of vocabulary ids whose logits are wanted (None = all)."""
+    """Work of one step: branches row by row, and the range of vocabulary ids whose logits are wanted (None = all).
+
+    ``wanted`` bool [R, A] on the CPU, aligned like the logits: the positions whose logits are read (None = all); a
+    denoiser need not compute the others.
+    """
 
     branches: tuple[BranchStep, ...]
     id_range: tuple[int, int] | None = None
+    wanted: Tensor | None = None
 
 
 class Denoiser(Protocol):
@@ -250,8 +255,8 @@ class Denoiser(Protocol):
     def step(self, batch: StepBatch) -> Tensor:
         """Logits float32 [R, A, V'] of the active positions; every branch takes part in exactly one backbone call.
 
-        Branches whose active block is shorter than A are aligned to the right; what is left of them is meaningless.
-        Pending ids become part of the prefix.
+        Branches whose active block is shorter than A are aligned to the right; what is left of them is meaningless,
+        and so are positions that are not wanted. Pending ids become part of the prefix.
         """
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from sampling_helpers import (
 )
 
 from llada_uni.backbone.denoiser import CachedDenoiser, ReferenceDenoiser
+from llada_uni.backbone.model import Backbone
 from llada_uni.errors import CheckpointError, ConfigError, PromptError
 from llada_uni.grid import TokenGrid
 from llada_uni.protocols import (
@@ -36,11 +38,13 @@ from llada_uni.protocols import (
     Request,
     Sampling,
     Started,
+    StepBatch,
     StepDone,
     TextDelta,
 )
 from llada_uni.sampling.block_sampler import advance, generate, plan, prefill, start
 from llada_uni.sampling.rows import open_row, prefixes
+from llada_uni.sampling.wanted import wanted_mask
 from llada_uni.testing.tiny import tiny_backbone
 
 
@@ -291,6 +295,48 @@ def test_a_random_order_commits_positions_whatever_their_confidence() -> None:
         assert outputs(generate([request], ReferenceDenoiser(model))) == outputs(events)
     assert all(len(order) == 16 and all(len(positions) == 1 for positions in order) for order in orders)
     assert len({tuple(order) for order in orders}) == 4, "every seed has an order of its own"
+
+
+class OnlyWanted(CachedDenoiser):
+    """Nothing but the wanted logits is a number; ``ignore`` computes them all."""
+
+    def __init__(self, model: Backbone, *, ignore: bool) -> None:
+        super().__init__(model)
+        self.ignore, self.counts = ignore, list[int]()
+
+    def step(self, batch: StepBatch) -> torch.Tensor:
+        assert batch.wanted is not None
+        self.counts.append(int(batch.wanted.sum()))
+        if self.ignore:
+            return super().step(replace(batch, wanted=None))
+        return super().step(batch).masked_fill(~batch.wanted[..., None], torch.nan)
+
+
+def test_only_wanted_logits_are_read_and_change_nothing() -> None:
+    for seed in range(12):
+        source = random.Random(seed)
+        model = tiny_backbone(seed, vocab=VOCAB, dtype=torch.float64, scale=0.2)
+        requests = [random_request(source) for _ in range(3)]
+        if seed % 2:
+            changes = {"commit_order": "random", "confidence_threshold": source.choice([0.3, 1.0])}
+            requests = [replace(r, sampling=replace(r.sampling, **changes)) for r in requests]
+        everything, wanted = OnlyWanted(model, ignore=True), OnlyWanted(model, ignore=False)
+        assert commits(generate(requests, wanted)) == commits(generate(requests, everything)), seed
+        assert wanted.counts == everything.counts
+
+
+def test_a_random_order_without_a_threshold_wants_no_more_than_it_commits() -> None:
+    model = tiny_backbone(2, vocab=VOCAB, dtype=torch.float64, scale=0.2)
+    sampling = Sampling(
+        block_length=8, steps_per_block=3, temperature=1.0, commit_order="random", confidence_threshold=1.0
+    )
+    guidance = Guidance(kind="simple", scale=2.0)
+    request = image_request(random.Random(1), TokenGrid(4, 4), [8, 6], sampling=sampling, guidance=guidance)
+    denoiser = OnlyWanted(model, ignore=False)
+    committed = [len(e.positions) for e in generate([request], denoiser) if isinstance(e, StepDone)]
+    assert denoiser.counts == [2 * count for count in committed] == [6, 6, 4, 6, 6, 4]
+    threshold = replace(request, sampling=replace(sampling, confidence_threshold=0.99))
+    assert int(wanted_mask(open_row(threshold, 0)).sum()) == 8
 
 
 def test_rows_may_be_admitted_between_steps() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -171,6 +172,21 @@ def test_only_wanted_logits_are_computed() -> None:
         part = denoiser.step(step(ids, 4, 4, (IMAGE.start, IMAGE.stop)))
         assert part.shape[-1] == IMAGE.stop - IMAGE.start
         torch.testing.assert_close(part, whole[..., IMAGE.start : IMAGE.stop])
+
+
+@pytest.mark.parametrize("count", [1, 5, 20, 64])
+def test_wanted_positions_have_the_same_bits_as_all(count: int) -> None:
+    """float32 with the shapes of nano, where the library's products depend on how many rows they have."""
+    config = replace(tiny_backbone(vocab=VOCAB).config, hidden_size=256)
+    model, ids = Backbone(config).eval(), random_ids(64)
+    model.reset_parameters(torch.Generator().manual_seed(0))
+    denoiser = CachedDenoiser(model)
+    denoiser.prefill([prefix(ids[:0], block_length=64)])
+    batch = step(ids, 0, 64)
+    everything = denoiser.step(batch)
+    wanted = torch.zeros(1, 64, dtype=torch.bool)
+    wanted[0, torch.randperm(64, generator=torch.Generator().manual_seed(count))[:count]] = True
+    assert torch.equal(denoiser.step(replace(batch, wanted=wanted))[wanted], everything[wanted])
 
 
 def test_pruning_keeps_positions_and_ends_with_the_next_commit() -> None:

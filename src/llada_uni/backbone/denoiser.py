@@ -22,6 +22,8 @@ from llada_uni.protocols import BranchKey, BranchStep, Prefix, StepBatch
 
 __all__ = ["CachedDenoiser", "ReferenceDenoiser"]
 
+_ROWS_AT_LEAST = 16
+
 
 class ReferenceDenoiser:
     """Recomputes the whole window of every branch in every step: slow, obvious, what the released model does."""
@@ -99,13 +101,26 @@ class CachedDenoiser:
         """Logits float32 [R, A, V'] of the active positions, aligned to the right."""
         groups = self._groups(batch.branches)
         if len(groups) == 1:
-            return self._backbone.logits(self._run(batch.branches), batch.id_range)
+            return self._logits(self._run(batch.branches), batch)
         longest = max(int(b.active_ids.shape[0]) for b in batch.branches)
         parts = [self._run([batch.branches[i] for i in group]) for group in groups]
         hidden = parts[0].new_zeros(len(batch.branches), longest, parts[0].shape[-1])
         for group, part in zip(groups, parts, strict=True):
             hidden[group, longest - part.shape[1] :] = part
-        return self._backbone.logits(hidden, batch.id_range)
+        return self._logits(hidden, batch)
+
+    def _logits(self, hidden: Tensor, batch: StepBatch) -> Tensor:
+        """Logits [R, A, V'] of ``hidden`` [R, A, width]; on a CPU, where arithmetic is the limit, only wanted ones.
+
+        Never few rows at a time: products of fewer take another path in the library and round differently.
+        """
+        if batch.wanted is None or hidden.device.type != "cpu" or not bool(batch.wanted.any()):
+            return self._backbone.logits(hidden, batch.id_range)
+        places = batch.wanted.flatten().nonzero().squeeze(-1)
+        places = places.repeat(-(-_ROWS_AT_LEAST // places.shape[0]))
+        values = self._backbone.logits(hidden.flatten(0, 1).index_select(0, places), batch.id_range)
+        logits = values.new_empty(hidden.shape[0] * hidden.shape[1], values.shape[-1])
+        return logits.index_copy_(0, places, values).unflatten(0, hidden.shape[:2])
 
     @torch.inference_mode()
     def commit(self, batch: StepBatch) -> int:

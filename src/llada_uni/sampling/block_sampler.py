@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Literal
 
 import torch
@@ -34,6 +34,7 @@ from llada_uni.sampling.rows import Row, branch_steps, floats, integers, max_cal
 from llada_uni.sampling.seeds import stream
 from llada_uni.sampling.settle import settle
 from llada_uni.sampling.sprint import check_denoiser, thin
+from llada_uni.sampling.wanted import by_branch, fills_in_random_order, priority, wanted_mask
 
 __all__ = ["Granularity", "advance", "generate", "plan", "prefill", "start"]
 
@@ -108,8 +109,10 @@ def prefill(rows: Sequence[Row], denoiser: Denoiser) -> list[Row]:
 
 
 def plan(rows: Sequence[Row]) -> StepBatch:
-    """The work of the next step: every branch of every row, in order, and the ids whose logits are needed."""
-    return StepBatch(branches=tuple(b for row in rows for b in branch_steps(row)), id_range=_id_range(rows))
+    """The work of the next step: every branch of every row, in order, and the ids and positions with needed logits."""
+    branches = tuple(b for row in rows for b in branch_steps(row))
+    longest = max(int(b.active_ids.shape[0]) for b in branches)
+    return StepBatch(branches=branches, id_range=_id_range(rows), wanted=by_branch(rows, longest))
 
 
 def advance(
@@ -119,7 +122,7 @@ def advance(
 
     Args:
         rows: the rows that were planned.
-        logits: float [branches, A, V'] for ``plan(rows).branches`` and its ``id_range``.
+        logits: float [branches, A, V'] for ``plan(rows).branches`` and its ``id_range``; only ``wanted`` ones are read.
         elapsed: seconds the backbone took, added to the rows' timings.
         granularity: "block" leaves out ``StepDone`` and ``TextDelta``.
 
@@ -145,32 +148,49 @@ def _choose(rows: Sequence[Row], logits: Tensor) -> list[tuple[Tensor, Tensor, T
     """Chosen ids, confidences and commit mask of every row's active block, each [block_length] on the CPU."""
     id_range = _id_range(rows)
     offset = id_range[0] if id_range else 0
-    first = [0]
-    for row in rows:
-        first.append(first[-1] + len(row.prompts))
+    first = list(accumulate((len(row.prompts) for row in rows), initial=0))
     results: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
     for group in _alike(rows):
-        picked = torch.tensor([list(range(first[i], first[i + 1])) for i in group])
-        chosen, confidence, commit = _choose_alike([rows[i] for i in group], logits[picked], offset)
+        chosen, confidence, commit = _choose_alike([rows[i] for i in group], [first[i] for i in group], logits, offset)
         results.update(zip(group, zip(chosen, confidence, commit, strict=True), strict=True))
     return [results[i] for i in range(len(rows))]
 
 
-def _choose_alike(rows: Sequence[Row], logits: Tensor, offset: int) -> tuple[Tensor, Tensor, Tensor]:
-    request, device = rows[0].request, logits.device
-    sampling = request.sampling
-    draws = torch.stack([_draws(row) for row in rows]).to(device) if sampling.temperature > 0 else None
-    chosen, confidence, rank = choose_ids(logits[:, :, -sampling.block_length :], offset, request, draws)
-    open_mask = torch.stack([row.open_mask() for row in rows]).to(device)
-    quota = torch.tensor([row.quota for row in rows], device=device)
-    threshold = torch.full((len(rows),), sampling.confidence_threshold, device=device)
-    if rank is None and sampling.commit_order == "random":
-        rank = torch.stack([_priority(row) for row in rows]).to(device)
+def _choose_alike(
+    rows: Sequence[Row], first: Sequence[int], logits: Tensor, offset: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for rows with equal rules, whose branches are those from ``first`` on: each [rows, block_length]."""
+    request = rows[0].request
+    sampling, wanted = request.sampling, torch.stack([wanted_mask(row) for row in rows])
+    draws = torch.stack([_draws(row) for row in rows])[wanted].to(logits.device) if sampling.temperature > 0 else None
+    choice = choose_ids(
+        _picked(logits, wanted, first, len(rows[0].prompts)), offset, request, None if draws is None else draws[None]
+    )
+    chosen, confidence = _spread_out(choice.ids, wanted), _spread_out(choice.confidence, wanted)
+    rank = None if choice.rank is None else _spread_out(choice.rank, wanted)
+    if fills_in_random_order(rows[0]):
+        rank = torch.stack([priority(row) for row in rows])
+    open_mask = torch.stack([row.open_mask() for row in rows])
+    quota = torch.tensor([row.quota for row in rows])
+    threshold = torch.full((len(rows),), sampling.confidence_threshold)
     commit = commit_positions(confidence, open_mask, quota, threshold, rank)
-    chosen, confidence, commit = chosen.cpu(), confidence.cpu(), commit.cpu()
     if not bool(confidence[commit].isfinite().all()):
         raise CheckpointError("the backbone computed non-finite numbers; expected finite logits: check the weights")
     return chosen, confidence, commit
+
+
+def _picked(logits: Tensor, wanted: Tensor, first: Sequence[int], num_branches: int) -> Tensor:
+    """Logits [1, branches, N, V'] of the N ``wanted`` positions of all rows, out of [R, A, V'] of all branches."""
+    row, position = wanted.nonzero(as_tuple=True)
+    branch = torch.tensor(first)[row] + torch.arange(num_branches)[:, None]
+    places = branch * logits.shape[1] + (position + logits.shape[1] - wanted.shape[1])
+    picked = logits.flatten(0, 1).index_select(0, places.flatten().to(logits.device))
+    return picked.view(1, *places.shape, -1)
+
+
+def _spread_out(values: Tensor, wanted: Tensor) -> Tensor:
+    """Values [1, N] back at their places [rows, block_length] on the CPU, 0 elsewhere."""
+    return torch.zeros(wanted.shape, dtype=values.dtype).masked_scatter_(wanted, values.cpu())
 
 
 def _alike(rows: Sequence[Row]) -> list[list[int]]:
@@ -184,11 +204,6 @@ def _draws(row: Row) -> Tensor:
     """Uniform numbers [block_length] of the row's current step; the same on every machine and in every batch."""
     generator = stream(row.request.seed, "tokens", row.block)
     return torch.rand(len(row.quotas), row.request.sampling.block_length, generator=generator)[row.step]
-
-
-def _priority(row: Row) -> Tensor:
-    """Uniform numbers [block_length], the same in every step of a block: a random order of its positions."""
-    return torch.rand(row.request.sampling.block_length, generator=stream(row.request.seed, "order", row.block))
 
 
 def _id_range(rows: Sequence[Row]) -> tuple[int, int] | None:
