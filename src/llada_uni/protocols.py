@@ -27,6 +27,7 @@ __all__ = [
     "BlockDone",
     "BranchKey",
     "BranchStep",
+    "CommitOrder",
     "Denoiser",
     "Event",
     "FinishReason",
@@ -102,6 +103,10 @@ class Guidance:
         return self.num_branches > 1 and self.rescale != 0 and self.rescale_over == "vocabulary"
 
 
+CommitOrder = Literal["confidence", "random", "sequential"]
+"""Which open positions are committed first; see :class:`Sampling`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How ids are chosen and committed.
@@ -112,7 +117,8 @@ class Sampling:
         confidence_threshold: every position whose chosen id is more probable than this is committed.
         temperature: 0 = the most likely id; otherwise ids are drawn, and ``top_k`` and ``top_p`` apply.
         commit_order: which open positions fill a step's quota: the most "confidence" (released) or "random" ones, an
-            order drawn from the request's seed; with ids drawn at temperature 1 that samples the model's distribution.
+            order drawn from the request's seed (with ids drawn at temperature 1 that samples the model's distribution),
+            or the first ones from the left, "sequential": then surer ones further right wait for their turn, too.
         sprint: less work per step and quotas that adapt; None = every step sees the whole prefix.
     """
 
@@ -122,7 +128,7 @@ class Sampling:
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
-    commit_order: Literal["confidence", "random"] = "confidence"
+    commit_order: CommitOrder = "confidence"
     sprint: Sprint | None = None
 
     def __post_init__(self) -> None:

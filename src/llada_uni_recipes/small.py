@@ -222,6 +222,7 @@ def package() -> PackageJob:
         image_temperature=0.85,
         image_threshold=1.0,
         image_order="random",
+        text_order="sequential",
         image_tail=True,
         num_steps=20,
         time_shift=1.0,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from llada_uni.diffusion.unmasking import (
     choose_tokens,
+    commit_in_order,
     commit_positions,
     even_quotas,
     filter_logits,
@@ -158,3 +159,13 @@ def test_adaptive_quotas_spread_what_is_left() -> None:
     """Eight open, four steps: two each; after a step that commits five, one each."""
     assert [remaining_quota(n, left) for n, left in ((8, 4), (6, 3), (4, 2), (2, 1))] == [2, 2, 2, 2]
     assert [remaining_quota(n, left) for n, left in ((3, 3), (2, 2), (1, 1))] == [1, 1, 1]
+
+
+def test_in_order_stops_at_the_first_unsure_position() -> None:
+    confidence = torch.tensor([[0.2, 0.99, 0.5, 0.99, 0.99], [0.99, 0.99, 0.3, 0.99, 0.99]])
+    open_mask = torch.tensor([[True, True, False, True, True], [True, True, True, True, False]])
+    commit = commit_in_order(confidence, open_mask, torch.tensor([1, 1]), torch.tensor([0.95, 0.95]))
+    assert commit.tolist() == [[True, True, False, True, True], [True, True, False, False, False]]
+    commit = commit_in_order(confidence, open_mask, torch.tensor([1, 3]), torch.tensor([1.0, 1.0]))
+    assert commit.tolist() == [[True, False, False, False, False], [True, True, True, False, False]]
+    assert not commit_in_order(confidence, torch.zeros(2, 5, dtype=torch.bool), torch.ones(2), torch.zeros(2)).any()

@@ -429,3 +429,15 @@ def test_impossible_sampling_is_refused() -> None:
     with pytest.raises(ConfigError):
         IdSet(start=4, stop=4)
     assert prompt(random.Random(0), 3) == prompt(random.Random(0), 3)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sequential_text_is_written_from_left_to_right(seed: int) -> None:
+    sampling = Sampling(block_length=8, steps_per_block=8, confidence_threshold=0.6, commit_order="sequential")
+    model = tiny_backbone(seed, vocab=VOCAB, dtype=torch.float64)
+    request = text_request(num_tokens=20, sampling=sampling)
+    events = list(generate([request], CachedDenoiser(model)))
+    check_events(request, events)
+    written = [position for event in events if isinstance(event, StepDone) for position in event.positions]
+    assert written == sorted(written)
+    assert outputs(events) == outputs(generate([request], ReferenceDenoiser(model)))

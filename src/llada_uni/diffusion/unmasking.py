@@ -15,6 +15,7 @@ __all__ = [
     "RANKINGS",
     "Ranking",
     "choose_tokens",
+    "commit_in_order",
     "commit_positions",
     "even_quotas",
     "filter_logits",
@@ -123,6 +124,18 @@ def rank_positions(logits: Tensor, confidence: Tensor, ranking: Ranking) -> Tens
     if ranking == "low_confidence":
         return confidence
     return top_k_margin(logits) if ranking == "top_k_margin" else neg_entropy(logits)
+
+
+def commit_in_order(confidence: Tensor, open_mask: Tensor, quota: Tensor, threshold: Tensor) -> Tensor:
+    """Commit mask bool [B, L] from left to right: the first ``quota`` open positions, and those that follow them
+    without a gap as long as they are above the threshold.
+
+    Arguments as in :func:`commit_positions`. Source: ours; where a later word decides an earlier one's room, as the
+    header behind a plan does, writing in order keeps the earlier ones free.
+    """
+    first = open_mask & (open_mask.cumsum(-1) <= quota[:, None])
+    ready = ~open_mask | first | (confidence > threshold[:, None])
+    return open_mask & ready.long().cumprod(-1).bool()
 
 
 def commit_positions(

@@ -11,7 +11,7 @@ from llada_uni.diffusion.sprint import Sprint
 from llada_uni.errors import ConfigError
 from llada_uni.grid import Geometry, TokenGrid
 from llada_uni.pipeline.checks import check_choice, check_number
-from llada_uni.protocols import Guidance, Sampling
+from llada_uni.protocols import CommitOrder, Guidance, Sampling
 from llada_uni.sampling.flow_sampler import RELEASED_NORMAL, RELEASED_TURBO, FlowSettings
 from llada_uni.weights.catalog import Presets, SprintPreset, sprint_preset
 
@@ -147,14 +147,14 @@ class PictureSettings(DecodeSettings, ABC):
     block_length: int
     steps_per_block: int
     guidance_rescale: float
-    commit_order: Literal["confidence", "random"]
+    commit_order: CommitOrder
     confidence_threshold: float
     temperature: float
     sprint: Sprint | None = None
 
     def sampling(self) -> Sampling:
         """What the block sampler is told."""
-        return replace(_sampling(self), commit_order=self.commit_order)
+        return _sampling(self)
 
     @abstractmethod
     def guidance(self) -> Guidance:
@@ -195,6 +195,7 @@ class ThinkingSettings:
     steps_per_block: int
     confidence_threshold: float
     temperature: float
+    commit_order: CommitOrder
     top_p: float | None
     max_new_tokens: int
     sprint: Sprint | None = None
@@ -220,6 +221,7 @@ class AnswerSettings:
     steps_per_block: int
     confidence_threshold: float
     temperature: float
+    commit_order: CommitOrder
     max_new_tokens: int
     sprint: Sprint | None = None
 
@@ -280,6 +282,7 @@ def thinking_settings(presets: Presets, given: dict[str, Any]) -> ThinkingSettin
     return ThinkingSettings(
         top_p=top_p,
         max_new_tokens=check_number(longest, name="thinking_tokens", low=1, whole=True),
+        commit_order=presets.text_order,
         **_token_settings(presets, own | fast, presets.text_steps_per_block, "text"),
     )
 
@@ -293,6 +296,7 @@ def answer_settings(presets: Presets, given: dict[str, Any]) -> AnswerSettings:
     longest = _or(given, "max_new_tokens", presets.max_new_tokens)
     return AnswerSettings(
         max_new_tokens=check_number(longest, name="max_new_tokens", low=1, whole=True),
+        commit_order=presets.text_order,
         **_token_settings(presets, given, presets.text_steps_per_block, "text"),
     )
 
@@ -393,6 +397,7 @@ def _sampling(settings: PictureSettings | AnswerSettings | ThinkingSettings) -> 
         steps_per_block=settings.steps_per_block,
         confidence_threshold=settings.confidence_threshold,
         temperature=settings.temperature,
+        commit_order=settings.commit_order,
         sprint=settings.sprint,
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from llada_uni.grid import Geometry
 from llada_uni.pipeline.checks import check_choice, check_number
 from llada_uni.pipeline.settings import DecodeSettings, decode_settings, output_grid
-from llada_uni.protocols import Guidance, Sampling
+from llada_uni.protocols import CommitOrder, Guidance, Sampling
 from llada_uni.sampling.story_state import StoryState
 from llada_uni.weights.catalog import Presets
 
@@ -80,9 +80,11 @@ class StorySettings(DecodeSettings):
     guidance_text: float
     guidance_image: float
     guidance_rescale: float
-    commit_order: Literal["confidence", "random"]
+    commit_order: CommitOrder
     confidence_threshold: float
     temperature: float
+    text_order: CommitOrder
+    text_threshold: float
     text_temperature: float
 
     def text_sampling(self) -> Sampling:
@@ -90,8 +92,9 @@ class StorySettings(DecodeSettings):
         return Sampling(
             block_length=self.block_length,
             steps_per_block=self.text_steps_per_block,
-            confidence_threshold=self.confidence_threshold,
+            confidence_threshold=self.text_threshold,
             temperature=self.text_temperature,
+            commit_order=self.text_order,
         )
 
     def picture_sampling(self) -> Sampling:
@@ -129,6 +132,8 @@ def story_settings(presets: Presets, geometry: Geometry, options: Mapping[str, A
     def count(name: str, preset: int) -> int:
         return number(name, preset, low=1, whole=True)
 
+    of_text = presets.confidence_threshold
+    of_pictures = of_text if presets.image_threshold is None else presets.image_threshold
     warmth = number("temperature", presets.image_temperature, low=0)
     height, width = _size(geometry, options)
     text = float(number("guidance_text", presets.story_guidance_text, low=0))
@@ -148,8 +153,10 @@ def story_settings(presets: Presets, geometry: Geometry, options: Mapping[str, A
         guidance_image=float(number("guidance_image", presets.story_guidance_image, low=0)),
         guidance_rescale=presets.guidance_rescale,
         commit_order=presets.image_order,
-        confidence_threshold=float(number("confidence_threshold", presets.confidence_threshold, low=0, high=1)),
+        confidence_threshold=float(number("confidence_threshold", of_pictures, low=0, high=1)),
         temperature=float(warmth),
+        text_order=presets.text_order,
+        text_threshold=float(number("confidence_threshold", of_text, low=0, high=1)),
         text_temperature=0.0 if options.get("temperature") is None else float(warmth),
         **decode_settings(presets, options.get("decoder"), options.get("num_steps")).as_dict(),
     )

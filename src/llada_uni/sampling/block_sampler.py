@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from llada_uni.diffusion.unmasking import commit_positions
+from llada_uni.diffusion.unmasking import commit_in_order, commit_positions
 from llada_uni.errors import CheckpointError
 from llada_uni.protocols import (
     Denoiser,
@@ -173,7 +173,10 @@ def _choose_alike(
     open_mask = torch.stack([row.open_mask() for row in rows])
     quota = torch.tensor([row.quota for row in rows])
     threshold = torch.full((len(rows),), sampling.confidence_threshold)
-    commit = commit_positions(confidence, open_mask, quota, threshold, rank)
+    if sampling.commit_order == "sequential" and rank is None:
+        commit = commit_in_order(confidence, open_mask, quota, threshold)
+    else:
+        commit = commit_positions(confidence, open_mask, quota, threshold, rank)
     if not bool(confidence[commit].isfinite().all()):
         raise CheckpointError("the backbone computed non-finite numbers; expected finite logits: check the weights")
     return chosen, confidence, commit

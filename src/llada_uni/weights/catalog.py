@@ -13,6 +13,7 @@ from llada_uni import config as configs
 from llada_uni.diffusion.sprint import Sprint
 from llada_uni.errors import CheckpointError, ConfigError, OfflineError, ResourceError
 from llada_uni.grid import Geometry, TokenGrid
+from llada_uni.protocols import CommitOrder
 
 __all__ = [
     "KNOWN_MODELS",
@@ -43,8 +44,8 @@ class Presets:
     ``decoder``: which of the two is used unless told otherwise. ``steps_per_block``: upper bound for pictures,
     ``edit_steps_per_block`` for edits, ``text_steps_per_block`` for text. ``guidance_scale`` for text to image;
     ``guidance_text`` and ``guidance_image`` for editing; ``guidance_rescale`` for both. ``image_temperature``: of the
-    tokens of pictures; ``image_threshold``: their confidence threshold where it is not that of text; ``image_order``:
-    "confidence" or "random", which positions of theirs are committed first.
+    tokens of pictures; ``image_threshold``: their confidence threshold where it is not that of text. ``image_order``
+    and ``text_order``: which positions are committed first, "confidence", "random" or "sequential".
     ``image_tail``: what follows the last code in its block is known (``<|/image|>``, then end of text), as this
     checkpoint was trained; otherwise it is denoised like codes and dropped, as released.
     ``region_block_length``: block length where part of a picture is predicted again between codes that are kept.
@@ -69,7 +70,8 @@ class Presets:
     guidance_rescale: float = 0.7
     image_temperature: float = 0.0
     image_threshold: float | None = None
-    image_order: Literal["confidence", "random"] = "confidence"
+    image_order: CommitOrder = "confidence"
+    text_order: CommitOrder = "confidence"
     image_tail: bool = False
     num_steps: int = 49
     time_shift: float = 6.0
