@@ -155,8 +155,9 @@ def _cluster(
             if value is not None:
                 raise ConfigError(f"{name}: has a meaning only together with --ray")
         return None
-    from llada_uni.serving.cluster import ClusterSettings, Replicas
+    from llada_uni.serving.cluster import ClusterSettings, Replicas, ray_modules
 
+    ray_modules()
     return ClusterSettings(
         backbones=Replicas.parse("1" if backbones is None else backbones),
         decoders=Replicas.parse("1" if decoders is None else decoders),

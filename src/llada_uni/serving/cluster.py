@@ -19,16 +19,7 @@ from llada_uni.errors import ConfigError, ResourceError
 from llada_uni.serving.lanes import EngineSettings
 from llada_uni.serving.limits import ServerSettings
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-try:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's own use of older interfaces
-        import ray  # pyright: ignore[reportMissingImports]
-        from ray import serve  # pyright: ignore[reportMissingImports]
-except ImportError as missing:
-    raise ConfigError(f"--ray: expected the extra llada-uni[ray], {missing.name} is missing; install it") from missing
-
-__all__ = ["APPLICATION", "ClusterSettings", "Opening", "Replicas", "application", "serve_on_cluster"]
+__all__ = ["APPLICATION", "ClusterSettings", "Opening", "Replicas", "application", "ray_modules", "serve_on_cluster"]
 
 APPLICATION = "llada-uni"
 _DECODER = "Decoder"
@@ -106,6 +97,24 @@ class Opening:
         ).networks
 
 
+def ray_modules() -> tuple[Any, Any]:
+    """``ray`` and ``ray.serve``.
+
+    Raises:
+        ConfigError: the extra ``ray`` is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray's own use of older interfaces
+            import ray  # pyright: ignore[reportMissingImports]
+            from ray import serve  # pyright: ignore[reportMissingImports]
+    except ImportError as missing:
+        name = missing.name or "ray"
+        raise ConfigError(f"--ray: expected the extra llada-uni[ray], {name} is missing; install it") from missing
+    return ray, serve
+
+
 def application(
     opening: Opening,
     settings: ServerSettings,
@@ -116,6 +125,7 @@ def application(
 
     ``engine``: fields of :class:`~llada_uni.serving.lanes.EngineSettings` that differ from the usual ones.
     """
+    _, serve = ray_modules()
     from llada_uni.serving.replicas import DecoderReplica, backbone_app
 
     changes = dict(engine or {})
@@ -166,6 +176,7 @@ def serve_on_cluster(
     Raises:
         ResourceError: the cluster has too little, the address is taken, or the replicas do not start.
     """
+    ray, serve = ray_modules()
     port = _checked_port(host, port)
     foreign = "RAY_ADDRESS" in os.environ
     _join(cluster, foreign=foreign)
@@ -186,6 +197,7 @@ def serve_on_cluster(
 
 def _join(cluster: ClusterSettings, *, foreign: bool) -> None:
     """Connect to the cluster, or start one here, where replicas share whatever processors there are."""
+    ray, _ = ray_modules()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     quiet: dict[str, Any] = {"logging_level": "WARNING", "log_to_driver": False}
     needed = cluster.needed
