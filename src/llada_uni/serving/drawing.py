@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -16,7 +17,19 @@ from llada_uni.serving.tickets import Preview, Wants
 if TYPE_CHECKING:
     from llada_uni.pipeline.networks import Networks
 
-__all__ = ["Easel", "preview_steps"]
+__all__ = ["Easel", "Painter", "preview_steps"]
+
+
+class Painter(Protocol):
+    """Draws pictures somewhere else than in the engine's thread."""
+
+    def paint(self, drawing: Drawing, row: int, wants: Wants, hear: Callable[[Any], None]) -> Callable[[], None]:
+        """Begin at once and return; the answer gives the picture up and may be called at any time.
+
+        ``hear`` is told, from any thread, the events that are wanted and then the ``ImageResult``, or the exception
+        because of which there is none.
+        """
+        ...
 
 
 class Easel:

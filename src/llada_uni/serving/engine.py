@@ -13,19 +13,20 @@ import queue
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llada_uni.backbone.denoiser import CachedDenoiser
 from llada_uni.errors import ConfigError
+from llada_uni.pipeline.results import ImageResult
 from llada_uni.pipeline.stations import Drawing, read
 from llada_uni.protocols import BranchKey, Finished, Request, StepDone, TextDelta
 from llada_uni.sampling.block_sampler import advance, plan, prefill, start
 from llada_uni.sampling.rows import Row
 from llada_uni.sampling.sprint import thin
-from llada_uni.serving.drawing import Easel
+from llada_uni.serving.drawing import Easel, Painter
 from llada_uni.serving.faults import Busy, Cancelled, DeadlineError, Draining, EngineFault, as_fault
 from llada_uni.serving.lanes import LANES, Balance, EngineSettings, Lane, compose, has_room
 from llada_uni.serving.tickets import Done, Failed, Sink, Ticket, Wants
@@ -58,25 +59,42 @@ class EngineStatus:
     totals: dict[str, int]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _News:
+    """What a painter says about a request's picture."""
+
+    ticket: Ticket
+    event: Any
+
+
 class Engine:
     """Carries out requests; made once per process. Use as a context manager, or :meth:`start` and :meth:`close`.
+
+    A ``painter`` draws the pictures elsewhere; without one they are drawn here.
 
     :meth:`submit`, :meth:`status` and the tickets may be used from any thread; the networks belong to the engine's.
     """
 
     def __init__(
-        self, networks: Networks, settings: EngineSettings | None = None, *, show_errors: bool = False
+        self,
+        networks: Networks,
+        settings: EngineSettings | None = None,
+        *,
+        show_errors: bool = False,
+        painter: Painter | None = None,
     ) -> None:
         self.networks = networks
         self.settings = EngineSettings.on(networks.device.type) if settings is None else settings
         self._show_errors = show_errors
+        self._painter = painter
+        self._away: dict[int, Callable[[], None]] = {}
         self._thread = threading.Thread(target=self._run, name="llada-uni-engine", daemon=True)
         self._ready = threading.Event()
         self._broken: BaseException | None = None
         self._lock = threading.RLock()
         self._count, self._next_number = 0, 0
         self._closing: float | None = None
-        self._inbox: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Ticket | _News | None] = queue.SimpleQueue()
         self._live: dict[int, Ticket] = {}
         self._plots: dict[int, Plot] = {}
         self._reading: deque[Ticket] = deque()
@@ -174,7 +192,7 @@ class Engine:
             waiting=sum(len(line) for line in self._waiting.values()),
             reading=len(self._reading),
             rows=len(self._rows),
-            drawing=len(self._easels),
+            drawing=len(self._easels) + len(self._away),
             branches=sum(count for _, count in list(self._held.values())),
             cached_bytes=self._totals["cached_bytes"],
             totals=dict(self._totals),
@@ -214,10 +232,13 @@ class Engine:
             self._end()
 
     def _load(self) -> None:
-        """Every network, so that no request waits for one."""
+        """Every network that is used here, so that no request waits for one."""
         networks = self.networks
         self._denoiser = CachedDenoiser(networks.backbone)
-        _ = networks.image_tokenizer, networks.semantic_embedder, networks.vae
+        _ = networks.image_tokenizer
+        if self._painter is not None:
+            return
+        _ = networks.semantic_embedder, networks.vae
         networks.decoder(networks.package.presets.decoder)
 
     def _finished(self) -> bool:
@@ -251,12 +272,28 @@ class Engine:
         try:
             ticket = self._inbox.get(timeout=timeout) if timeout else self._inbox.get_nowait()
             while True:
-                if ticket is not None:
+                if isinstance(ticket, _News):
+                    self._painted(ticket)
+                elif ticket is not None:
                     self._live[ticket.number] = ticket
                     (self._reading if ticket.work.pictures else self._line(ticket)).append(ticket)
                 ticket = self._inbox.get_nowait()
         except queue.Empty:
             return
+
+    def _painted(self, news: _News) -> None:
+        """Something is heard of a picture that is drawn elsewhere."""
+        ticket, event = news.ticket, news.event
+        if ticket.number not in self._live:
+            return
+        if isinstance(event, BaseException):
+            self._fail(ticket, event)
+        elif isinstance(event, ImageResult):
+            self._away.pop(ticket.number, None)
+            self._totals["pictures_drawn"] += 1
+            self._go_on(ticket, event)
+        else:
+            ticket.tell(event)
 
     def _line(self, ticket: Ticket) -> deque[Ticket]:
         return self._waiting[ticket.work.lane(self.settings.short_tokens)]
@@ -363,6 +400,13 @@ class Engine:
             return
         if not story:
             self._held.pop(ticket.number, None)
+        if self._painter is not None:
+
+            def hear(event: Any) -> None:
+                self._inbox.put(_News(ticket=ticket, event=event))
+
+            self._away[ticket.number] = self._painter.paint(wanted, ticket.number, ticket.wants, hear)
+            return
         self._easels.append((ticket, Easel(self.networks, wanted, ticket.number, ticket.wants)))
 
     def _pixels(self) -> None:
@@ -415,6 +459,7 @@ class Engine:
         if plot is not None:
             plot.close()
         self._held.pop(number, None)
+        self._away.pop(number, lambda: None)()
         self._rows = [row for row in self._rows if row.number != number]
         self._fresh = [pair for pair in self._fresh if pair[0] is not ticket]
         self._easels = deque(pair for pair in self._easels if pair[0] is not ticket)
