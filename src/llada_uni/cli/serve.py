@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,9 +15,10 @@ from llada_uni.cli import output as out
 from llada_uni.errors import ConfigError
 
 if TYPE_CHECKING:
-    pass
+    from llada_uni.serving.engine import Engine
+    from llada_uni.serving.limits import ServerSettings
 
-__all__ = ["register", "serve"]
+__all__ = ["Choices", "register", "serve", "serve_with"]
 
 _MIB = 2**20
 _LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -93,35 +96,94 @@ def serve(
     log_errors: LogErrors = False,
 ) -> None:
     """Serve chat, pictures and edits to OpenAI clients until interrupted; SIGTERM finishes what is under way."""
+    serve_with(
+        Choices(
+            model=model,
+            revision=revision,
+            device=device,
+            dtype=dtype,
+            host=host,
+            port=port,
+            api_key=api_key,
+            cors=cors,
+            fetch_images=fetch_images,
+            name=name,
+            max_requests=max_requests,
+            max_branches=max_branches,
+            timeout=timeout,
+            max_body=max_body,
+            drain=drain,
+            log_errors=log_errors,
+        )
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """The options of a server's command line."""
+
+    model: str
+    revision: str | None
+    device: str
+    dtype: str | None
+    host: str
+    port: int
+    api_key: list[str] | None
+    cors: list[str] | None
+    fetch_images: bool
+    name: list[str] | None
+    max_requests: int
+    max_branches: int | None
+    timeout: float
+    max_body: int
+    drain: float
+    log_errors: bool
+
+
+def serve_with(
+    chosen: Choices,
+    *,
+    make_app: Callable[[Engine, ServerSettings], Any] | None = None,
+    on_ready: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Run the server; ``make_app`` gives another application than the plain one, ``on_ready`` is told the address."""
     from llada_uni.serving.limits import Limits, ServerSettings
     from llada_uni.serving.server import listening_socket
     from llada_uni.serving.server import serve as run
 
     settings = ServerSettings(
-        names=tuple(name) if name else (_model_name(model),),
-        keys=_keys(api_key),
-        origins=tuple(cors or ()),
-        limits=Limits(body_bytes=max_body * _MIB, fetch=fetch_images),
-        show_errors=log_errors,
-        drain_s=drain,
+        names=tuple(chosen.name) if chosen.name else (_model_name(chosen.model),),
+        keys=_keys(chosen.api_key),
+        origins=tuple(chosen.cors or ()),
+        limits=Limits(body_bytes=chosen.max_body * _MIB, fetch=chosen.fetch_images),
+        show_errors=chosen.log_errors,
+        drain_s=chosen.drain,
     )
-    if host not in _LOCAL and not settings.keys:
-        out.note(f"warning: everybody who can reach {host} can use this server; set LLADA_UNI_API_KEY")
+    if chosen.host not in _LOCAL and not settings.keys:
+        out.note(f"warning: everybody who can reach {chosen.host} can use this server; set LLADA_UNI_API_KEY")
 
     from llada_uni.cli.loading import open_model
     from llada_uni.serving.engine import Engine
     from llada_uni.serving.lanes import EngineSettings
 
-    networks = open_model(model, revision=revision, device=device, dtype=dtype).networks
-    changes: dict[str, Any] = {"max_requests": max_requests, "deadline_s": timeout}
-    changes |= {} if max_branches is None else {"max_branches": max_branches}
-    with listening_socket(host, port) as socket:
-        engine = Engine(networks, EngineSettings.on(networks.device.type, **changes), show_errors=log_errors)
+    opened = open_model(chosen.model, revision=chosen.revision, device=chosen.device, dtype=chosen.dtype)
+    networks = opened.networks
+    changes: dict[str, Any] = {"max_requests": chosen.max_requests, "deadline_s": chosen.timeout}
+    changes |= {} if chosen.max_branches is None else {"max_branches": chosen.max_branches}
+    with listening_socket(chosen.host, chosen.port) as socket:
+        load = EngineSettings.on(networks.device.type, **changes)
+        engine = Engine(networks, load, show_errors=chosen.log_errors)
         engine.start()
+        app = None if make_app is None else make_app(engine, settings)
         _log_to_stderr()
-        place = f"[{host}]" if ":" in host else host
-        ready = f"serving {settings.names[0]} on http://{place}:{socket.getsockname()[1]}"
-        run(engine, settings, [socket], on_ready=lambda: out.note(ready))
+        place = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
+        url = f"http://{place}:{socket.getsockname()[1]}"
+
+        def announce() -> None:
+            out.note(f"serving {settings.names[0]} on {url}")
+            on_ready(url)
+
+        run(engine, settings, [socket], on_ready=announce, app=app)
 
 
 def _keys(given: list[str] | None) -> tuple[str, ...]:
