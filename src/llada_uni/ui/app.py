@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from llada_uni.errors import ConfigError
 
@@ -19,14 +20,14 @@ except ImportError as missing:
     raise ConfigError(f"expected the extra llada-uni[ui], {missing.name} is missing; install it") from missing
 
 from starlette.datastructures import MutableHeaders
-from starlette.responses import RedirectResponse
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from llada_uni.serving.app import create_app
 from llada_uni.serving.engine import Engine
 from llada_uni.serving.limits import ServerSettings
 from llada_uni.serving.replies import error_response
-from llada_uni.ui.page import HEAD, build, look_of, script, style
+from llada_uni.ui.page import HEAD, ICON, build, look_of, script, style
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -45,7 +46,10 @@ _NEEDED = re.compile(
     r"(/?|/config/?|/theme\.css|/login/?|/logout/?|/favicon\.ico|/manifest\.json|/(assets|static|svelte)/.*"
     r"|/gradio_api/(theme\.css|login_check/?|startup-events|app_id/?|queue/(join|data)|cancel|reset/?|heartbeat/.*))"
 )
-_STRANGERS = re.compile(r"<(?:meta|link)\b[^>]*\bhttps?://[^>]*>\s*|<meta\b[^>]*\"(?:og|twitter):[^>]*>\s*", re.DOTALL)
+_STRANGERS = re.compile(
+    r"<(?:meta|link)\b[^>]*\"https?://[^>]*>\s*|<meta\b[^>]*\"(?:og|twitter):[^>]*>\s*"
+    r"|<link\b[^>]*\brel=\"(?:manifest|preconnect)\"[^>]*>\s*"
+)
 
 
 def create_page_app(engine: Engine, settings: ServerSettings | None = None, *, sketches: bool = True) -> FastAPI:
@@ -85,6 +89,10 @@ def create_page_app(engine: Engine, settings: ServerSettings | None = None, *, s
     @app.get("/", include_in_schema=False)
     async def home() -> RedirectResponse:
         return RedirectResponse(f"{PATH}/")
+
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        return Response(unquote(ICON), media_type="image/svg+xml")
 
     return app
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -72,17 +73,17 @@ def changed(tab_fields: Sequence[Field], values: Sequence[Any]) -> dict[str, Any
     """The settings that differ from the presets, by keyword name; a size becomes ``height`` and ``width``.
 
     Raises:
-        ConfigError: not as many values as fields. SizeError: a size that is none.
+        ConfigError: not as many values as fields, or a number that is none. SizeError: a size that is none.
     """
     if len(values) != len(tab_fields):
         raise ConfigError(f"expected {len(tab_fields)} settings, got {len(values)}; reload the page")
     given = {
         field.name: value
         for field, value in zip(tab_fields, values, strict=True)
-        if value is not None and value != "" and not _same(value, field.preset)
+        if value is not None and str(value).strip() and not _same(value, field.preset)
     }
-    given = {name: int(value) if _is_whole(value) else value for name, value in given.items()}
-    return _sized(given)
+    kinds = {field.name: field.kind for field in tab_fields}
+    return _sized({name: _number(name, value, kinds[name]) for name, value in given.items()})
 
 
 def sizes(geometry: Geometry) -> tuple[str, ...]:
@@ -151,8 +152,15 @@ def _same(value: Any, preset: Any) -> bool:
     return isinstance(value, bool) == isinstance(preset, bool) and value == preset
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, float) and value.is_integer()
+def _number(name: str, value: Any, kind: str) -> Any:
+    """A value as the pipeline takes it: typed numbers read, whole ones as such."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if kind != "number" or not isinstance(value, str):
+        return value
+    if not re.fullmatch(r"\s*[+-]?[0-9]{1,20}\s*", value):
+        raise ConfigError(f"{name}: expected a whole number or nothing, got {value[:40]!r}")
+    return int(value)
 
 
 def _sized(given: Mapping[str, Any]) -> dict[str, Any]:

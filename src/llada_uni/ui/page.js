@@ -18,6 +18,7 @@
   // --- elements ------------------------------------------------------------------------------------------------------
   const fill = (node, about, inside) => {
     for (const [name, value] of Object.entries(about)) {
+      if (name.startsWith("aria-") && value !== null) { node.setAttribute(name, value); continue; }
       if (value === undefined || value === null || value === false) continue;
       if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
       else if (name === "style") node.style.cssText = value;
@@ -41,30 +42,43 @@
 
   // --- the token grid over a picture -----------------------------------------------------------------------------------
   // `mode`: plain, confidence or order; cells written after step `upto` are open.
-  const overlay = (one, mode, upto, onpick) => {
-    const [high, wide] = one.grid;
-    const svg = s("svg", { viewBox: `0 0 ${wide} ${high}`, preserveAspectRatio: "none", class: `ll-cells ${mode}` });
-    const last = Math.max(1, one.steps || one.step || 1);
-    for (let place = 0; place < high * wide; place++) {
-      const at = one.at[place], sure = one.confidence[place];
-      const open = at === null || at > upto;
-      let about = { x: place % wide + 0.03, y: Math.floor(place / wide) + 0.03, width: 0.94, height: 0.94, rx: 0.1 };
-      if (open) about.class = "open";
-      else if (mode === "confidence" && sure !== null) about = { ...about, class: "heat", fill: colour(sure) };
-      else if (mode === "order" && at > 0) about = { ...about, class: "heat", fill: colour(at / last) };
-      else about.class = at === upto && upto > 0 ? "fresh" : at === 0 ? "given" : "known";
-      if (onpick) about = { ...about, onpointerenter: () => onpick(place), onclick: () => onpick(place) };
-      svg.append(s("rect", about));
-    }
-    return svg;
+  // Cells are made once and then only changed, so that a live picture costs little.
+  const cell = (one, place, mode, upto) => {
+    const at = one.at[place], sure = one.confidence[place], last = Math.max(1, one.steps || one.step || 1);
+    if (at === null || at > upto) return ["open", ""];
+    if (mode === "confidence" && sure !== null) return ["heat", colour(sure)];
+    if (mode === "order" && at > 0) return ["heat", colour(at / last)];
+    return [at === upto && upto > 0 ? "fresh" : at === 0 ? "given" : "known", ""];
   };
-  const frame = (hint) => {
+  const overlay = ([high, wide], onpick) => {
+    const svg = s("svg", { viewBox: `0 0 ${wide} ${high}`, preserveAspectRatio: "none", class: "ll-cells" });
+    const rects = Array.from({ length: high * wide }, (_, place) => s("rect", {
+      x: place % wide + 0.03, y: Math.floor(place / wide) + 0.03, width: 0.94, height: 0.94, rx: 0.1,
+      onpointerenter: () => onpick && onpick(place), onclick: () => onpick && onpick(place) }));
+    svg.append(...rects);
+    const was = rects.map(() => "");
+    return {
+      svg,
+      show(one, mode, upto) {
+        svg.setAttribute("class", `ll-cells ${mode}`);
+        rects.forEach((rect, place) => {
+          const [kind, paint] = cell(one, place, mode, upto), now = kind + paint;
+          if (was[place] === now) return;
+          was[place] = now;
+          rect.setAttribute("class", kind);
+          if (paint) rect.setAttribute("fill", paint); else rect.removeAttribute("fill");
+        });
+      },
+    };
+  };
+  const frame = (hint, onpick) => {
+    let cells = null, size = "";
     const img = h("img", { alt: "", draggable: "false" }), over = h("div", { class: "ll-over" });
     const empty = h("div", { class: "ll-empty" }, hint);
     const node = h("div", { class: "ll-frame" }, img, over, empty);
     return {
       node,
-      show(source, one, mode, upto, onpick) {
+      show(source, one, mode, upto) {
         const grid = one && one.grid;
         node.style.aspectRatio = grid ? `${grid[1]} / ${grid[0]}` : "1";
         node.classList.toggle("wide", Boolean(grid && grid[1] > grid[0]));
@@ -72,19 +86,24 @@
         img.hidden = !source;
         img.alt = one && one.title ? one.title : "picture";
         empty.hidden = Boolean(source || grid);
-        put(over, grid && one.at && mode !== "none" ? overlay(one, mode, upto, onpick) : null);
+        over.hidden = !(grid && one.at && mode !== "none");
+        if (over.hidden) return;
+        if (size !== String(grid)) { size = String(grid); cells = overlay(grid, onpick); put(over, cells.svg); }
+        cells.show(one, mode, upto);
       },
     };
   };
   const legend = (low, high) => h("div", { class: "ll-legend" }, h("span", {}, low), h("i"), h("span", {}, high));
 
   // --- tokens of a text ------------------------------------------------------------------------------------------------
-  const tokens = (list, upto, heat) => h("div", { class: "ll-tokens" }, list.map((one) => {
+  // Of the empty tokens after the last word one is shown, as the end.
+  const tokens = (all, upto, heat) => h("div", { class: "ll-tokens" }, worded(all).map((one, place, list) => {
     if (!one || one[2] > upto) return h("span", { class: "open" }, "··");
     const about = { title: `${percent(one[1])} sure, step ${one[2]}`, class: one[2] === upto ? "fresh" : "" };
     if (heat) about.style = `box-shadow: inset 0 -3px ${colour(one[1])}`;
-    return h("span", about, one[0].replaceAll("\n", "⏎") || "∅");
+    return h("span", about, one[0].replaceAll("\n", "⏎") || (place + 1 === list.length ? "end" : "∅"));
   }));
+  const worded = (all) => all.slice(0, all.findLastIndex((one) => one && one[0] !== "") + 2);
 
   // --- code to copy ----------------------------------------------------------------------------------------------------
   const copy = async (text, where) => {
@@ -206,8 +225,13 @@
       const t = tabs[tab], record = t.state === "done" ? t.record : null;
       let place = 0;
       const segments = record ? record.segments : (t.now.segments || []).map((one) => one ?? t.pictures[place++]);
-      if (run !== t.run) { run = t.run; built = []; put(list); }
-      segments.slice(built.length).every((one) => one && (built.push(one), list.append(piece(one)), true));
+      const of = t.run + t.state;  // the result is the truth: it is laid out anew
+      if (run !== of) { run = of; built = []; put(list); }
+      for (const one of segments.slice(built.length)) {
+        if (!one) break;  // a picture that is on its way
+        built.push(one);
+        list.append(piece(one));
+      }
       const running = t.state === "running", now = t.now;
       hint.hidden = t.state !== "idle" || segments.length > 0;
       if (running && now.codes && now.segments.length === built.length) {
@@ -267,7 +291,8 @@
   const brushes = (well, other) => {
     const picture = h("img", { src: well.source, alt: "the picture to edit", draggable: "false" });
     const paint = h("canvas", { class: "ll-paint", "aria-label": "Brush over what shall change" });
-    const marks = document.createElement("canvas"), cells = h("div", { class: "ll-over" });
+    const marks = document.createElement("canvas"), lines = overlay(well.grid);
+    const hand = marks.getContext("2d", { willReadFrequently: true });
     const [high, wide] = well.grid, said = h("span", { class: "ll-muted", id: "ll-touched" });
     const size = h("input", { type: "range", min: 2, max: 40, value: 14, "aria-label": "Size of the brush" });
     let erase = false, last = null, touched = [];
@@ -278,7 +303,7 @@
     const stroke = (event) => {
       const box = paint.getBoundingClientRect(), scale = paint.width / box.width;
       const point = [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
-      const pen = marks.getContext("2d");
+      const pen = hand;
       pen.globalCompositeOperation = erase ? "destination-out" : "source-over";
       pen.lineWidth = paint.width * size.value / 100; pen.lineCap = "round"; pen.strokeStyle = "#fff";
       pen.beginPath(); pen.moveTo(...(last || point)); pen.lineTo(point[0] + 0.01, point[1]); pen.stroke();
@@ -288,7 +313,7 @@
     paint.addEventListener("pointerdown", (event) => { paint.setPointerCapture(event.pointerId); last = null; stroke(event); });
     paint.addEventListener("pointermove", (event) => { if (event.buttons) stroke(event); });
     const measure = () => {
-      const data = marks.getContext("2d").getImageData(0, 0, marks.width, marks.height).data;
+      const data = hand.getImageData(0, 0, marks.width, marks.height).data;
       const counts = new Array(high * wide).fill(0), cell = marks.width / wide;
       for (let i = 3, place = 0; i < data.length; i += 4, place++) {
         if (data[i] < 128) continue;
@@ -307,7 +332,7 @@
       pen.globalCompositeOperation = "source-in";
       pen.fillStyle = "rgba(99, 102, 241, 0.6)"; pen.fillRect(0, 0, paint.width, paint.height);
       const at = touched.map((one) => (one ? 1 : 0));
-      put(cells, overlay({ grid: well.grid, at, confidence: at, step: 1 }, "plain", 1));
+      lines.show({ at, confidence: at, step: 1 }, "plain", 1);
       const count = touched.filter(Boolean).length;
       said.textContent = count ? `${count} of ${high * wide} cells will be written anew, the others stay.` :
         "Brush over what shall change, or leave it bare: then the whole picture follows the instruction.";
@@ -317,14 +342,15 @@
       const flat = document.createElement("canvas");
       flat.width = marks.width; flat.height = marks.height;
       const pen = flat.getContext("2d");
-      pen.fillStyle = "#000"; pen.fillRect(0, 0, flat.width, flat.height); pen.drawImage(marks, 0, 0);
+      pen.fillStyle = "#000"; pen.fillRect(0, 0, flat.width, flat.height);
+      pen.globalCompositeOperation = "destination-out"; pen.drawImage(marks, 0, 0);
       return flat.toDataURL("image/png");
     };
     const tools = [["Brush", false], ["Eraser", true]].map(([label, value]) =>
       button(label, () => { erase = value; tools.forEach((one, i) => one.setAttribute("aria-pressed", Boolean(i) === value)); },
         "small", { "aria-pressed": !value }));
-    const clear = button("Clear", () => { marks.getContext("2d").clearRect(0, 0, marks.width, marks.height); draw(); }, "small");
-    const frame = h("div", { class: "ll-frame brush", style: `aspect-ratio:${wide}/${high}` }, picture, cells, paint);
+    const clear = button("Clear", () => { hand.clearRect(0, 0, marks.width, marks.height); draw(); }, "small");
+    const frame = h("div", { class: "ll-frame brush", style: `aspect-ratio:${wide}/${high}` }, picture, h("div", { class: "ll-over" }, lines.svg), paint);
     const node = h("div", {}, frame, h("div", { class: "ll-tools" }, ...tools, size, clear, other), said);
     return { node, draw };
   };
@@ -377,25 +403,26 @@
   const settingsOf = (record) => record.settings && h("details", { class: "ll-details" }, h("summary", {}, "Settings that were used"),
     facts(Object.entries(record.settings)));
   const inspectPicture = (record) => {
-    const view = frame(""), steps = record.steps, [high, wide] = record.grid;
+    const steps = record.steps, [high, wide] = record.grid;
     const sures = record.confidence.filter((one) => one !== null);
     let mode = "confidence", upto = steps;
-    const cell = h("div", { class: "ll-cell" }, "Point at a cell.");
+    const about = h("div", { class: "ll-cell" }, "Point at a cell.");
     const pick = (place) => {
       const at = record.at[place], sure = record.confidence[place];
-      cell.textContent = `row ${Math.floor(place / wide)}, column ${place % wide}: code ${record.codes[place]}, ` +
+      about.textContent = `row ${Math.floor(place / wide)}, column ${place % wide}: code ${record.codes[place]}, ` +
         (at === 0 ? "kept from the source" : `written in step ${at}, ${percent(sure)} sure`);
     };
+    const view = frame("", pick);
     const draw = () => {
       const early = record.frames ? record.frames.filter((one) => one.step <= upto).at(-1) : null;
-      view.show(upto >= steps ? record.result : early && early.src, record, mode, upto, pick);
+      view.show(upto >= steps ? record.result : early && early.src, record, mode, upto);
     };
     const modes = ["plain", "confidence", "order"].map((one) => button({ plain: "Picture", confidence: "Confidence", order: "Order" }[one], () => {
       mode = one; modes.forEach((each) => each.setAttribute("aria-pressed", each.dataset.mode === mode)); draw();
     }, "small", { "aria-pressed": one === mode, "data-mode": one }));
     const scrub = scrubber(steps, (step) => { upto = step; draw(); });
     const file = JSON.stringify({ format: "llada-uni-codes", model: record.model, grid: record.grid, codes: record.codes });
-    const left = h("div", {}, h("div", { class: "ll-modes" }, ...modes, legend("0", "1")), view.node, scrub.node, cell);
+    const left = h("div", {}, h("div", { class: "ll-modes" }, ...modes, legend("0", "1")), view.node, scrub.node, about);
     const right = h("div", { class: "ll-panel" }, h("h3", {}, record.title),
       facts([["seed", record.seed], ["grid", `${high} × ${wide}`], ["steps", steps], ["seconds", record.seconds && record.seconds.toFixed(2)],
         ["mean confidence", sures.length ? percent(mean(sures)) : null], ["kept cells", record.at.filter((one) => one === 0).length || null]]),

@@ -14,15 +14,20 @@ from llada_uni.ui.fields import Field, fields
 from llada_uni.ui.orders import Form
 from llada_uni.ui.runs import Place, look, message, run
 
-__all__ = ["HEAD", "build", "look_of", "script", "style"]
+__all__ = ["HEAD", "ICON", "build", "look_of", "script", "style"]
 
-HEAD = '<meta name="color-scheme" content="light dark">'
+ICON = (
+    "%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 4 4' fill='%234f46e5'%3E%3Crect width='1.9' height='1.9' "
+    "rx='.4'/%3E%3Crect x='2.1' width='1.9' height='1.9' rx='.4' opacity='.5'/%3E%3Crect y='2.1' width='1.9' "
+    "height='1.9' rx='.4' opacity='.7'/%3E%3Crect x='2.1' y='2.1' width='1.9' height='1.9' rx='.4'/%3E%3C/svg%3E"
+)
+HEAD = f'<meta name="color-scheme" content="light dark"><link rel="icon" href="data:image/svg+xml,{ICON}">'
 _AT_ONCE = 32
 _EXAMPLES = {
     "generate": ("a red ball", "a blue fish", "a green star and a yellow house", "a purple boat"),
     "ask": ("what is in the picture?", "what colour is it?", "how many things are there?"),
     "edit": ("make it green", "add a yellow star", "put it on sand"),
-    "story": ("a red ball that grows", "a house being built", "a boat on the sea"),
+    "story": ("a red ball that grows", "draw 2 pictures: a blue fish moves from the left to the right."),
 }
 _WORDS = {
     "generate": ("Prompt", "What shall be drawn?", "Draw"),
@@ -44,6 +49,7 @@ def build(service: Service, *, sketches: bool = True) -> gr.Blocks:
             with gr.Tab("Inspect", id="inspect", render_children=True, elem_id="ll-tab-inspect"):
                 gr.HTML(_widget("inspect"), elem_classes="ll-plain")
         gr.HTML(_widget("history"), elem_classes="ll-plain")
+        _looking(service)
     blocks.queue(default_concurrency_limit=_AT_ONCE, max_size=4 * _AT_ONCE, api_open=False)
     return blocks
 
@@ -132,8 +138,6 @@ def _form(service: Service, tab: str, *, sketches: bool) -> None:
         concurrency_limit=_AT_ONCE,
     )
     stop.click(None, None, None, cancels=[event], js=f"() => window.llada.stopped({tab!r})", api_visibility="private")
-    if tab == "edit":
-        _looking(service)
 
 
 def _input(tab: str, field: Field) -> Any:
@@ -146,7 +150,8 @@ def _input(tab: str, field: Field) -> Any:
         return gr.Dropdown(list(field.choices), value=field.preset, filterable=False, **about)
     if field.kind == "flag":
         return gr.Checkbox(value=bool(field.preset), **about)
-    return gr.Number(value=None, precision=0, minimum=0, placeholder="automatic", **about)
+    # A text field: an empty number field is sent as 0 once it has been seen.
+    return gr.Textbox(value="", placeholder="automatic", lines=1, max_lines=1, **about)
 
 
 def _runner(service: Service, tab: str, count: int, *, sketches: bool) -> Callable[..., Any]:

@@ -64,10 +64,11 @@ class Progress:
         """
         about: dict[str, Any] = {"phase": self.phase, "step": self.steps, "most": self.most, "flow": self._flow}
         if self.codes is not None:
-            about |= {"grid": self.grid, "codes": self.codes, "confidence": self._confidence, "at": self._steps_of}
+            about |= {"grid": self.grid, "codes": list(self.codes)}
+            about |= {"confidence": list(self._confidence), "at": list(self._steps_of)}
         longest = max(self._tokens, default=-1) + 1
         tokens = [list(self._tokens[place]) if place in self._tokens else None for place in range(longest)]
-        return about | {"tokens": tokens, "text": self._told, "segments": self.segments}
+        return about | {"tokens": tokens, "text": self._told, "segments": list(self.segments)}
 
     def _start(self, event: Started) -> None:
         told = self._denoising.told(event)

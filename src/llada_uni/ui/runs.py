@@ -114,7 +114,7 @@ class _Run:
                     yield await self._end(heard.event.result)
                 elif isinstance(heard.event, ImageDone):
                     await self._add(heard.event.result)
-                    yield Told(now=self._now(), kept=self._about | {"state": "running", "frames": self._frames})
+                    yield Told(now=self._now(), kept=self._about | {"state": "running", "frames": list(self._frames)})
                 elif await self._new(heard.event):
                     yield Told(now=self._now())
         finally:

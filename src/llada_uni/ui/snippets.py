@@ -1,6 +1,7 @@
 """What a form did, as text to copy: Python for this package and a command line for the server. Both run as they are.
 
-Pictures are files beside the text: ``picture.png`` and, for a masked edit, ``mask.png`` (white is written anew).
+Pictures are files beside the text: ``picture.png`` and, for a masked edit, ``mask.png``, whose
+transparent parts are written anew.
 """
 
 from __future__ import annotations
