@@ -22,7 +22,7 @@ from browsing import Page, browser, missing  # noqa: E402
 
 PICTURES = ROOT / "docs" / "images"
 DESKTOP, PHONE = (1280, 800), (390, 844)
-COLOURS = 128
+COLOURS = 256
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def visit(page: Page, url: str, prefix: str) -> None:
     page.wait("llada.tabs.generate.state === 'done'")
     page.press(".ll-stage[data-tab=generate] button", "Edit")
     page.brush()
-    seeded(page, "edit", 2)
+    seeded(page, "edit", 4)
     page.say("edit", "a blue fish and a yellow star")
     page.run("edit")
     keep(page, f"{prefix}-edit")

@@ -100,13 +100,13 @@ class Page:
         self._resize(self.size[1])
 
     def hosts(self) -> set[str]:
-        """Addresses beyond data the browser asked for."""
+        """Servers the page asked for anything."""
         found: set[str] = set()
         for entry in self.driver.get_log("performance"):
             about = json.loads(entry["message"])["message"]
             if about["method"] == "Network.requestWillBeSent":
                 found.add(about["params"]["request"]["url"])
-        return {"/".join(one.split("/")[:3]) for one in found if not one.startswith(("data:", "blob:"))}
+        return {"/".join(one.split("/")[:3]) for one in found if one.startswith(("http", "ws"))}
 
     def errors(self) -> list[str]:
         """What stands in the console as an error."""

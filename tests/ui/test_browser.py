@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,10 @@ def test_stop(page: browsing.Page, live: LivePage) -> None:
     page.press("#ll-stop-generate")
     page.wait("['stopped', 'done'].includes(llada.tabs.generate.state)", 20)
     page.wait("!document.body.classList.contains('ll-busy-generate')", 5)
+    limit = time.monotonic() + 20
+    while live.engine.status().requests:
+        assert time.monotonic() < limit
+        time.sleep(0.01)
 
 
 def test_a_phone_needs_no_sideways_scrolling(page: browsing.Page) -> None:

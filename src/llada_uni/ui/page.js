@@ -498,6 +498,8 @@
       tabs[tab] = { ...fresh(), state: "running", run, heat: tabs[tab].heat, source: well.source, record_mask: well.mask };
       busy(tab);
       redraw(tab);
+      const stage = document.querySelector(`.ll-stage[data-tab=${tab}]`);
+      if (stage && stage.getBoundingClientRect().top > 0.6 * innerHeight) stage.scrollIntoView({ behavior: "smooth", block: "start" });
       return [...values.slice(0, -3), well.source || "", well.mask || "", run];
     },
     stopped(tab) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from llada_uni.pipeline.networks import Networks
 
 __all__ = ["Sketcher", "sketch_work"]
+
+_PAUSE = 2.0
 
 
 def sketch_work(networks: Networks, codes: Sequence[int | None], grid: TokenGrid, seed: int) -> Work:
@@ -49,12 +52,16 @@ def sketch_work(networks: Networks, codes: Sequence[int | None], grid: TokenGrid
 
 
 class Sketcher:
-    """At most one sketch at a time; ``take`` gives each that is finished once. Made and used inside an event loop."""
+    """At most one sketch at a time, with a pause twice as long after it, so that the picture itself hardly waits.
+
+    ``take`` gives each that is finished once. Made and used inside an event loop.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._loop = engine, asyncio.get_running_loop()
         self._ticket: Ticket | None = None
         self._step = 0
+        self._began = self._next = time.monotonic()
         self._made: tuple[int, Image] | None = None
 
     def offer(self, codes: Sequence[int | None] | None, grid: Sequence[int] | None, step: int, seed: int) -> None:
@@ -62,14 +69,17 @@ class Sketcher:
 
         A busy engine makes no sketches.
         """
-        if self._ticket is not None or codes is None or grid is None or all(code is None for code in codes):
+        nothing = codes is None or grid is None or all(code is None for code in codes)
+        if nothing or self._ticket is not None or time.monotonic() < self._next:
             return
+        assert codes is not None
+        assert grid is not None
         work = sketch_work(self._engine.networks, codes, TokenGrid(grid[0], grid[1]), seed)
         try:
             (self._ticket,) = self._engine.submit([work], sinks=[self._hear])
         except Busy:
             return
-        self._step = step
+        self._step, self._began = step, time.monotonic()
 
     def take(self) -> tuple[int, Image] | None:
         """The last finished sketch and its step, if it has not been taken yet."""
@@ -88,4 +98,5 @@ class Sketcher:
         if isinstance(event, Done):
             self._made = (self._step, event.result.image)
         if isinstance(event, (Done, Failed)):
-            self._ticket = None
+            now = time.monotonic()
+            self._ticket, self._next = None, now + _PAUSE * (now - self._began)
