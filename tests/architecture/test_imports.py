@@ -37,6 +37,7 @@ ONLY = {  # rooms with a rule of their own
     "training": TRAINABLE | {"data"},
     "evaluation": TRAINABLE | {"pipeline", "scenes"},
     "testing": TRAINABLE - {"scenes"},
+    "cli": set(ROW),  # `llada-uni ui` starts the page
 }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from llada_uni.cli import (
     serve,
     story,
     train,
+    ui,
     understand,
 )
 from llada_uni.cli.output import emit
@@ -54,6 +55,7 @@ for room in (
     chat,
     story,
     serve,
+    ui,
     codes,
     models,
     doctor,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,9 +16,10 @@ from llada_uni.errors import ConfigError
 
 if TYPE_CHECKING:
     from llada_uni.serving.cluster import ClusterSettings
+    from llada_uni.serving.engine import Engine
     from llada_uni.serving.limits import ServerSettings
 
-__all__ = ["register", "serve"]
+__all__ = ["Choices", "register", "serve", "serve_with"]
 
 _MIB = 2**20
 _LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -122,27 +125,109 @@ def serve(
     replica_gpus: Gpus = None,
 ) -> None:
     """Serve chat, pictures and edits to OpenAI clients until interrupted; SIGTERM finishes what is under way."""
+    cluster = _cluster(on_ray, device, replicas, decoder_replicas, replica_cpus, replica_gpus)
+    chosen = Choices(
+        model=model,
+        revision=revision,
+        device=device,
+        dtype=dtype,
+        host=host,
+        port=port,
+        api_key=api_key,
+        cors=cors,
+        fetch_images=fetch_images,
+        name=name,
+        max_requests=max_requests,
+        max_branches=max_branches,
+        timeout=timeout,
+        max_body=max_body,
+        drain=drain,
+        log_errors=log_errors,
+    )
+    if cluster is None:
+        serve_with(chosen)
+    else:
+        _serve_on_ray(chosen, cluster)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """The options of a server's command line."""
+
+    model: str
+    revision: str | None
+    device: str
+    dtype: str | None
+    host: str
+    port: int
+    api_key: list[str] | None
+    cors: list[str] | None
+    fetch_images: bool
+    name: list[str] | None
+    max_requests: int
+    max_branches: int | None
+    timeout: float
+    max_body: int
+    drain: float
+    log_errors: bool
+
+    @property
+    def opening(self) -> dict[str, Any]:
+        """How the model is opened."""
+        return {"revision": self.revision, "device": self.device, "dtype": self.dtype}
+
+    @property
+    def load(self) -> dict[str, Any]:
+        """The engine's settings that were given."""
+        given: dict[str, Any] = {"max_requests": self.max_requests, "deadline_s": self.timeout}
+        return given if self.max_branches is None else given | {"max_branches": self.max_branches}
+
+
+def serve_with(
+    chosen: Choices,
+    *,
+    make_app: Callable[[Engine, ServerSettings], Any] | None = None,
+    on_ready: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Run the server; ``make_app`` gives another application than the plain one, ``on_ready`` is told the address."""
+    from llada_uni.cli.loading import open_model
+    from llada_uni.serving.engine import Engine
+    from llada_uni.serving.lanes import EngineSettings
+    from llada_uni.serving.server import listening_socket
+    from llada_uni.serving.server import serve as run
+
+    settings = _settings(chosen)
+    networks = open_model(chosen.model, **chosen.opening).networks
+    with listening_socket(chosen.host, chosen.port) as socket:
+        load = EngineSettings.on(networks.device.type, **chosen.load)
+        engine = Engine(networks, load, show_errors=settings.show_errors)
+        engine.start()
+        app = None if make_app is None else make_app(engine, settings)
+        _log_to_stderr()
+        place = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
+        url = f"http://{place}:{socket.getsockname()[1]}"
+
+        def announce() -> None:
+            out.note(f"serving {settings.names[0]} on {url}")
+            on_ready(url)
+
+        run(engine, settings, [socket], on_ready=announce, app=app)
+
+
+def _settings(chosen: Choices) -> ServerSettings:
     from llada_uni.serving.limits import Limits, ServerSettings
 
-    cluster = _cluster(on_ray, device, replicas, decoder_replicas, replica_cpus, replica_gpus)
     settings = ServerSettings(
-        names=tuple(name) if name else (_model_name(model),),
-        keys=_keys(api_key),
-        origins=tuple(cors or ()),
-        limits=Limits(body_bytes=max_body * _MIB, fetch=fetch_images),
-        show_errors=log_errors,
-        drain_s=drain,
+        names=tuple(chosen.name) if chosen.name else (_model_name(chosen.model),),
+        keys=_keys(chosen.api_key),
+        origins=tuple(chosen.cors or ()),
+        limits=Limits(body_bytes=chosen.max_body * _MIB, fetch=chosen.fetch_images),
+        show_errors=chosen.log_errors,
+        drain_s=chosen.drain,
     )
-    if host not in _LOCAL and not settings.keys:
-        out.note(f"warning: everybody who can reach {host} can use this server; set LLADA_UNI_API_KEY")
-
-    changes: dict[str, Any] = {"max_requests": max_requests, "deadline_s": timeout}
-    changes |= {} if max_branches is None else {"max_branches": max_branches}
-    opening: dict[str, Any] = {"revision": revision, "device": device, "dtype": dtype}
-    if cluster is None:
-        _serve_here(model, opening, settings, changes, host, port)
-    else:
-        _serve_on_ray(model, opening, settings, changes, host, port, cluster)
+    if chosen.host not in _LOCAL and not settings.keys:
+        out.note(f"warning: everybody who can reach {chosen.host} can use this server; set LLADA_UNI_API_KEY")
+    return settings
 
 
 def _cluster(
@@ -166,42 +251,17 @@ def _cluster(
     )
 
 
-def _serve_on_ray(
-    model: str,
-    opening: dict[str, Any],
-    settings: ServerSettings,
-    changes: dict[str, Any],
-    host: str,
-    port: int,
-    cluster: ClusterSettings,
-) -> None:
+def _serve_on_ray(chosen: Choices, cluster: ClusterSettings) -> None:
     from llada_uni.serving.cluster import Opening, serve_on_cluster
 
-    how = Opening(model=model, **opening)
+    settings = _settings(chosen)
+    how = Opening(model=chosen.model, **chosen.opening)
     how.networks()  # a wrong model is found out before anything is started
-    about = f"{settings.names[0]} on"
-    serve_on_cluster(
-        how, settings, cluster, changes, host=host, port=port, on_ready=lambda url: out.note(f"serving {about} {url}")
-    )
 
+    def announce(url: str) -> None:
+        out.note(f"serving {settings.names[0]} on {url}")
 
-def _serve_here(
-    model: str, opening: dict[str, Any], settings: ServerSettings, changes: dict[str, Any], host: str, port: int
-) -> None:
-    from llada_uni.cli.loading import open_model
-    from llada_uni.serving.engine import Engine
-    from llada_uni.serving.lanes import EngineSettings
-    from llada_uni.serving.server import listening_socket
-    from llada_uni.serving.server import serve as run
-
-    networks = open_model(model, **opening).networks
-    with listening_socket(host, port) as socket:
-        engine = Engine(networks, EngineSettings.on(networks.device.type, **changes), show_errors=settings.show_errors)
-        engine.start()
-        _log_to_stderr()
-        place = f"[{host}]" if ":" in host else host
-        ready = f"serving {settings.names[0]} on http://{place}:{socket.getsockname()[1]}"
-        run(engine, settings, [socket], on_ready=lambda: out.note(ready))
+    serve_on_cluster(how, settings, cluster, chosen.load, host=chosen.host, port=chosen.port, on_ready=announce)
 
 
 def _keys(given: list[str] | None) -> tuple[str, ...]:

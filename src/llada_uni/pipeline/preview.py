@@ -21,7 +21,7 @@ from llada_uni.protocols import BlockDone, FlowStep, Started, StepDone
 if TYPE_CHECKING:
     from llada_uni.pipeline.networks import Networks
 
-__all__ = ["Canvas", "Snapshot", "checker", "estimate_image", "preview_image"]
+__all__ = ["Canvas", "Snapshot", "checker", "estimate_image", "nearest_known", "preview_image"]
 
 PREVIEW_STEPS = 2
 _GREYS = (168, 200)
@@ -55,7 +55,7 @@ def preview_image(
     cover = checker(grid, size)
     if not known.any():
         return cover
-    filled = torch.tensor([_nearest_known(codes, grid)])
+    filled = torch.tensor([nearest_known(codes, grid)])
     (picture,) = returned(draw(networks, filled, grid, [seed], settings))
     hidden = np.where(known, 0, 255).astype(np.uint8).reshape(grid.grid_h, grid.grid_w)
     picture.paste(cover, (0, 0), Image.fromarray(hidden).resize(picture.size, Image.Resampling.NEAREST))
@@ -161,8 +161,11 @@ def estimate_image(networks: Networks, step: FlowStep) -> Image.Image:
     return picture
 
 
-def _nearest_known(codes: Sequence[int | None], grid: TokenGrid) -> list[int]:
-    """Every cell's own code or that of the nearest cell that has one, the first in raster order of equally near."""
+def nearest_known(codes: Sequence[int | None], grid: TokenGrid) -> list[int]:
+    """Every cell's own code or that of the nearest cell that has one, the first in raster order of equally near.
+
+    At least one code must be known.
+    """
     places = np.stack(np.unravel_index(np.arange(len(codes)), (grid.grid_h, grid.grid_w)), axis=1)
     known = [index for index, code in enumerate(codes) if code is not None]
     distance = ((places[:, None] - places[known][None]) ** 2).sum(axis=2)

@@ -62,8 +62,10 @@ _MULTIPART = {
 }
 
 
-def create_app(engine: Engine, settings: ServerSettings | None = None) -> FastAPI:
+def create_app(engine: Engine, settings: ServerSettings | None = None, *, page: str | None = None) -> FastAPI:
     """The application in front of ``engine``, which it starts and closes with itself.
+
+    ``page``: path (such as "/ui") of a page that will be mounted on it and asks for keys itself.
 
     Raises:
         ConfigError: the extra ``serve`` is not installed.
@@ -79,7 +81,7 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> FastAP
         await asyncio.to_thread(engine.close, _LAST_S)
 
     app = FastAPI(title="llada-uni", version=_version(), lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(Guard, settings=settings, metrics=metrics)
+    app.add_middleware(Guard, settings=settings, metrics=metrics, page=page)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(settings.origins), allow_methods=["*"], allow_headers=["*"]

@@ -33,10 +33,14 @@ _KNOWN_PATHS = (
 
 
 class Guard:
-    """Wraps the application. What a route raises becomes an answer here; only its kind is logged."""
+    """Wraps the application. What a route raises becomes an answer here; only its kind is logged.
 
-    def __init__(self, app: ASGIApp, *, settings: ServerSettings, metrics: Metrics) -> None:
-        self._app, self._settings, self._metrics = app, settings, metrics
+    ``page``: path of a page mounted on the application, which asks for keys itself; its many small requests are
+    counted as one path and not logged one by one.
+    """
+
+    def __init__(self, app: ASGIApp, *, settings: ServerSettings, metrics: Metrics, page: str | None = None) -> None:
+        self._app, self._settings, self._metrics, self._page = app, settings, metrics, page
         self._buffered = 0
         self._digests = [_digest(key.encode("ascii")) for key in settings.keys]
 
@@ -55,7 +59,8 @@ class Guard:
 
     async def _guarded(self, scope: Scope, receive: Receive, call: _Call) -> None:
         headers = dict(scope["headers"])
-        if self._digests and scope["path"] not in _OPEN_PATHS and not has_key(headers, self._digests):
+        is_open = scope["path"] in _OPEN_PATHS or self._is_page(scope["path"])
+        if self._digests and not is_open and not has_key(headers, self._digests):
             answer = error_response((401, "expected a valid key in the header Authorization: Bearer ..."))
             answer.headers["WWW-Authenticate"] = "Bearer"
             await self._let_pass(headers, receive)
@@ -141,9 +146,15 @@ class Guard:
 
     def _record(self, scope: Scope, call: _Call) -> None:
         seconds, status = time.perf_counter() - call.began, call.status or 499
-        path = scope["path"] if scope["path"] in _KNOWN_PATHS else "other"
+        if self._is_page(scope["path"]):
+            path, level = "page", logging.DEBUG
+        else:
+            path, level = scope["path"] if scope["path"] in _KNOWN_PATHS else "other", logging.INFO
         self._metrics.add(path, status, seconds)
-        _log.info("%s %s %s %d %.0f ms", call.number, scope["method"][:10], path, status, 1e3 * seconds)
+        _log.log(level, "%s %s %s %d %.0f ms", call.number, scope["method"][:10], path, status, 1e3 * seconds)
+
+    def _is_page(self, path: str) -> bool:
+        return self._page is not None and (path == self._page or path.startswith(f"{self._page}/"))
 
 
 class _Call:

@@ -25,7 +25,8 @@ from llada_uni.serving.running import Service, Submitted, results
 from llada_uni.serving.tickets import Done, Preview, Wants
 from llada_uni.serving.work import Work, task_work
 
-__all__ = ["PictureOptions", "edit", "editing_task", "generate", "generation_task", "picture_options", "size_text"]
+__all__ = ["PictureOptions", "edit", "editing_task", "generate", "generation_task", "picture_options", "region_task",
+           "size_text"]  # fmt: skip
 
 _COMMON = (
     "height", "width", "steps_per_block", "confidence_threshold", "temperature", "num_steps", "decoder",
