@@ -12,7 +12,7 @@ from llada_uni.cli import options as opt
 from llada_uni.cli import output as out
 from llada_uni.errors import ConfigError
 
-__all__ = ["extract", "import_", "register", "show"]
+__all__ = ["emoji", "extract", "import_", "register", "show"]
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.")]
 _FILTERS = "Filters"
@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Prepare training data of your own.", no_args_is_help=True)
     group.callback()(_group)
     group.command("import")(import_)
+    group.command("emoji")(emoji)
     group.command("extract")(extract)
     group.command("show")(show)
     app.add_typer(group, name="data")
@@ -111,6 +112,55 @@ def import_(
         return
     out.emit(f"{result.records_file}  {result.records:,} records")
     _note_skipped(result.skipped, result.skipped_file)
+
+
+def emoji(
+    out_folder: Out,
+    packages: Annotated[
+        Path | None, typer.Option("--packages", metavar="DIR", help="Where the npm archives are or go.")
+    ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option("--group", metavar="NAME", help="smileys, people, animals, food, ...; may be repeated."),
+    ] = None,
+    style: Annotated[
+        list[str] | None, typer.Option("--style", metavar="NAME", help="3d, flat or noto; may be repeated.")
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", metavar="TASK", help="t2i, cap or edit; may be repeated.")
+    ] = None,
+    side: Annotated[int, typer.Option("--side", metavar="PIXELS", help="Size of the pictures.")] = 128,
+    held_out_share: Annotated[
+        float, typer.Option("--held-out-share", metavar="X", help="Share of concepts in held_out instead of train.")
+    ] = 0.1,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="Concepts of each part, at most.")] = None,
+    min_bytes_per_pixel: Annotated[
+        float, typer.Option("--min-bytes-per-pixel", metavar="X", help="Size of the file.", rich_help_panel=_FILTERS)
+    ] = 0.0,
+    as_json: opt.Json = False,
+) -> None:
+    """Fetch emoji in three styles with their names; write records to train on, and of held-out concepts."""
+    from llada_uni.data.emoji import EmojiOptions, import_emoji
+    from llada_uni.data.filters import PictureFilter
+
+    chosen: dict[str, Any] = {"groups": group, "styles": style, "tasks": task}
+    given = {name: tuple(values) for name, values in chosen.items() if values}
+    options = EmojiOptions(side_px=side, held_out_share=held_out_share, limit=limit, **given)
+    pictures = PictureFilter(min_bytes_per_pixel=min_bytes_per_pixel)
+    report = _progress("records, skipped")
+    results = import_emoji(packages or out_folder / "packages", out_folder, options, pictures, report=report)
+    _end_line()
+    if as_json:
+        out.emit_json(
+            {
+                name: {"records": str(one.records_file), "num_records": one.records, "num_skipped": one.skipped}
+                for name, one in zip(("train", "held_out"), results, strict=True)
+            }
+        )
+        return
+    for one in results:
+        out.emit(f"{one.records_file}  {one.records:,} records")
+        _note_skipped(one.skipped, one.skipped_file)
 
 
 def extract(

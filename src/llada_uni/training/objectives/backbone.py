@@ -210,10 +210,14 @@ class BackboneObjective:
 
     def after_step(self, step: int, horizon: int) -> Metrics:
         """Moves the selection bias of every router against its load."""
+        on = step <= self.config.balance_stop * horizon
+        return balanced(self.model, self.take_loads(), self.config.balance_rate if on else 0.0)
+
+    def take_loads(self) -> Tensor:
+        """The routers' counts since they were last taken."""
         assert self._loads is not None
         loads, self._loads = self._loads, None
-        on = step <= self.config.balance_stop * horizon
-        return balanced(self.model, loads, self.config.balance_rate if on else 0.0)
+        return loads
 
     def conclude(self, seed: int) -> Metrics:
         """Nothing."""
