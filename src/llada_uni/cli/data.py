@@ -181,6 +181,13 @@ def extract(
     ] = "1/1",
     device: Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="Where the tokenizer runs.")] = "cpu",
     restart: Annotated[bool, typer.Option("--restart", help="Make again what is there.")] = False,
+    ray_workers: Annotated[
+        int | None,
+        typer.Option("--ray", metavar="N", help="Workers of a Ray cluster, or of this machine, share the work."),
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", metavar="ADDRESS", help="Of a running cluster, such as auto.")
+    ] = None,
     as_json: opt.Json = False,
 ) -> None:
     """Turn records into tokens with a checkpoint's tokenizers; run again after an interruption, it goes on."""
@@ -192,7 +199,18 @@ def extract(
         shard_size=shard_size, batch_size=batch_size, workers=workers, max_tokens=max_tokens, part=_part(part),
         device=device, restart=restart,
     )  # fmt: skip
-    result = extract_tokens(records, resolve(model, revision), out_folder, options, report=_progress("shard, samples"))
+    report = _progress("shard, samples")
+    if ray_workers is not None:
+        from llada_uni.data.preextract_ray import extract_with_ray
+
+        result = extract_with_ray(
+            records, resolve(model, revision), out_folder, options, workers=ray_workers, address=ray_address,
+            report=report,
+        )  # fmt: skip
+    elif ray_address is not None:
+        raise ConfigError("--ray-address needs --ray N, the number of workers")
+    else:
+        result = extract_tokens(records, resolve(model, revision), out_folder, options, report=report)
     _end_line()
     manifest = result.manifest
     told = {"written": result.written, "kept": result.kept, "complete": manifest is not None}

@@ -20,7 +20,7 @@ from llada_uni.data.records import Skipped, Task
 from llada_uni.data.token_loader import is_held_out_id
 from llada_uni.errors import ConfigError
 
-__all__ = ["QUESTION", "EmojiOptions", "describe", "emoji_drafts", "import_emoji", "is_held_out_concept"]
+__all__ = ["QUESTION", "EmojiOptions", "describe", "emoji_drafts", "import_emoji", "instruction", "is_held_out_concept"]
 
 QUESTION = "what is this emoji?"
 _WORDS: Mapping[str, str] = {"3d": "3D", "flat": "flat", "noto": "drawn"}
@@ -58,6 +58,11 @@ class EmojiOptions:
 def describe(label: str, style: str) -> str:
     """The words for a concept in a style, such as "a 3D rocket emoji"."""
     return f"a {_WORDS[style]} {label} emoji"
+
+
+def instruction(style: str) -> str:
+    """The words that ask for another style, such as "make it a flat emoji"."""
+    return f"make it a {_WORDS[style]} emoji"
 
 
 def is_held_out_concept(label: str, share: float) -> bool:
@@ -128,7 +133,7 @@ def _drafts_of(concept: Concept, pictures: Mapping[str, bytes], tasks: Sequence[
         for source, before in pictures.items():
             for style, after in pictures.items():
                 if source != style:
-                    asked = f"make it a {_WORDS[style]} emoji"
+                    asked = instruction(style)
                     yield _draft(
                         concept, "edit", f"{source}-{style}", (before, asked), (after,), style=style, source=source
                     )

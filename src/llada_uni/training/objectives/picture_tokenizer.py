@@ -57,7 +57,7 @@ class PictureTokenizerObjectiveConfig:
     unquantised_share: float = 0.1
     codebook_decay: float = 0.99
     idle_limit: int = 200
-    init_batches: int = 40
+    init_batches: int = 12
     eval_pictures: int = 128
 
     def build(self, resources: Resources, seed: int) -> PictureTokenizerObjective:
