@@ -34,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--records", type=Path, required=True, help="folder with train/ and held_out/ records")
     options.add_argument("--count", type=int, default=48, help="concepts of each part, at most")
     options.add_argument("--batch", type=int, default=24, help="pictures drawn at once")
+    options.add_argument("--decoder", help="normal or turbo; the checkpoint's preset if not given")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--device", default="auto")
     options.add_argument("--sheet", type=Path, help="PNG with what was drawn")
@@ -140,23 +141,26 @@ def measure(model: Any, part: Part, options: argparse.Namespace) -> tuple[dict[s
     """All numbers of one part, and rows of pictures for the sheet."""
     from llada_uni.data.emoji import QUESTION, describe, instruction
 
-    judge, rows = Judge(model=model), []
+    judge, rows = Judge(model=model), list[list[Image.Image]]()
+    more = {} if options.decoder is None else {"decoder": options.decoder}
     numbers: dict[str, Any] = {"concepts": len(part.chosen), "drawn": {}, "ceiling": {}, "edited": {}, "named": {}}
     for style in part.styles:
         sys.stderr.write(f"\n{part.name} {style}: ")
         truth = [_opened(part, concept, style) for concept in part.chosen]
         prompts = [describe(concept, style) for concept in part.chosen]
         drawn = in_batches(
-            prompts, options.batch, lambda p, n: [r.image for r in model.generate_image(list(p), seed=options.seed + n)]
+            prompts,
+            options.batch,
+            lambda p, n: [r.image for r in model.generate_image(list(p), seed=options.seed + n, **more)],
         )
-        decoded = in_batches(truth, options.batch, lambda t, n: _decoded(model, t, options.seed + n))
+        decoded = in_batches(truth, options.batch, lambda t, n: _decoded(model, t, options.seed + n, options.decoder))
         before = part.styles[(part.styles.index(style) + 1) % len(part.styles)]
         sources = [_opened(part, concept, before) for concept in part.chosen]
         edited = in_batches(
             sources,
             options.batch,
             lambda s, n, style=style: [
-                r.image for r in model.edit_image(list(s), [instruction(style)] * len(s), seed=options.seed + n)
+                r.image for r in model.edit_image(list(s), [instruction(style)] * len(s), seed=options.seed + n, **more)
             ],
         )
         answers = in_batches(
@@ -184,10 +188,10 @@ def named(answers: Sequence[str], concepts: Sequence[str], wanted: Sequence[str]
     }
 
 
-def _decoded(model: Any, pictures: Sequence[Image.Image], seed: int) -> list[Image.Image]:
+def _decoded(model: Any, pictures: Sequence[Image.Image], seed: int, decoder: str | None) -> list[Image.Image]:
     from llada_uni.evaluation.scenebench import decoded_from_true_codes
 
-    return decoded_from_true_codes(model, list(pictures), seed=seed)
+    return decoded_from_true_codes(model, list(pictures), seed=seed, decoder=decoder)
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], path: Path) -> None:
@@ -208,7 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
     from llada_uni import LladaUni
 
     model = LladaUni.from_pretrained(options.model, device=options.device)
-    numbers: dict[str, Any] = {"model": options.model, "seed": options.seed}
+    numbers: dict[str, Any] = {"model": options.model, "seed": options.seed, "decoder": options.decoder or "preset"}
     rows: list[list[Image.Image]] = []
     for name in _PARTS:
         part = read_part(options.records / name, options.count, options.seed)

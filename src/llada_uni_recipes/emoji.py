@@ -3,7 +3,8 @@
 ``all`` goes on from the embedded checkpoint stage by stage: its tokenizer gives unused codes to the new pictures, the
 autoencoder, the backbone and both decoders learn a mixture of scenes and emoji, so that nothing is forgotten. Needs npm
 for the pictures and ``pip install 'llada-uni[emoji]'`` for drawing those that are SVG. Times are for one core in
-float32; ``all_gpu`` has the batches and the precision of one GPU. ``--minutes`` scales all stages.
+float32, four and a half hours in all, which ``--minutes`` scales; ``all_gpu`` has the batches and the precision of one
+GPU.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def vae() -> TrainConfig:
     """The autoencoder goes on with half of its pictures emoji."""
     base = nano.vae()
     objective = replace(base.objective, warm="nano", pictures=_SEEN, held_out=_UNSEEN)
-    return replace(base, name="emoji-vae", objective=objective, minutes=20.0, optim=replace(base.optim, lr=1e-3))
+    return replace(base, name="emoji-vae", objective=objective, minutes=15.0, optim=replace(base.optim, lr=1e-3))
 
 
 def tokenizer() -> TrainConfig:
@@ -88,7 +89,7 @@ def tokenizer() -> TrainConfig:
     return TrainConfig(
         name="emoji-tokenizer",
         objective=PictureTokenizerObjectiveConfig(tokenizer=shape, pictures=_SEEN, held_out=_UNSEEN),
-        minutes=20.0,
+        minutes=15.0,
         batch_size=24,
         optim=OptimConfig(lr=1e-3, weight_decay=0.01),
         schedule=ScheduleConfig(warmup_steps=20, floor=0.03),
@@ -119,7 +120,7 @@ def backbone() -> TrainConfig:
         base,
         name="emoji-backbone",
         objective=MixtureObjectiveConfig(scenes=scenes, records=records, held_out=_UNSEEN_TOKENS, records_share=0.65),
-        minutes=100.0,
+        minutes=150.0,
         schedule=ScheduleConfig(warmup_steps=20, floor=0.03),
     )
 
@@ -131,7 +132,7 @@ def decoder() -> TrainConfig:
         base,
         name="emoji-decoder",
         objective=replace(base.objective, data=_FLOW, warm="nano", renew=True),
-        minutes=60.0,
+        minutes=70.0,
         schedule=ScheduleConfig(warmup_steps=40, floor=0.03),
     )
 
