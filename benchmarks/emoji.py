@@ -176,14 +176,16 @@ def measure(model: Any, part: Part, options: argparse.Namespace) -> tuple[dict[s
 
 
 def named(answers: Sequence[str], concepts: Sequence[str], wanted: Sequence[str], style: str) -> dict[str, float]:
-    """Shares of answers that are right as a whole, hold the concept, and hold the style."""
+    """Shares of answers that are right as a whole, name the concept, and name the style."""
     from llada_uni.data.emoji import describe
 
     word = describe("", style).split()[1]
     said = [answer.strip() for answer in answers]
     return {
         "exact": float(np.mean([one == other for one, other in zip(said, wanted, strict=True)])),
-        "concept": float(np.mean([f" {name} emoji" in one for one, name in zip(said, concepts, strict=True)])),
+        "concept": float(
+            np.mean([one.split(maxsplit=2)[2:] == [f"{name} emoji"] for one, name in zip(said, concepts, strict=True)])
+        ),
         "style": float(np.mean([word in one.split() for one in said])),
     }
 
