@@ -181,11 +181,10 @@ def named(answers: Sequence[str], concepts: Sequence[str], wanted: Sequence[str]
 
     word = describe("", style).split()[1]
     said = [answer.strip() for answer in answers]
+    right = [one.split(maxsplit=2)[2:] == [f"{name} emoji"] for one, name in zip(said, concepts, strict=True)]
     return {
         "exact": float(np.mean([one == other for one, other in zip(said, wanted, strict=True)])),
-        "concept": float(
-            np.mean([one.split(maxsplit=2)[2:] == [f"{name} emoji"] for one, name in zip(said, concepts, strict=True)])
-        ),
+        "concept": float(np.mean(right)),
         "style": float(np.mean([word in one.split() for one in said])),
     }
 

@@ -118,6 +118,7 @@ class _cluster:
         except (ConnectionError, ValueError, RuntimeError) as error:
             told = " ".join(str(error).split())[:200]
             raise ConfigError(f"no Ray cluster at {self._address or 'this machine'}: {told}") from error
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = self._ray.data.DataContext.get_current()
         context.enable_progress_bars = False
 
