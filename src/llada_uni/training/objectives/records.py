@@ -123,7 +123,7 @@ class RecordRows:
     def batch(self, number: int, size: int) -> dict[str, Tensor]:
         """The ``size`` samples whose turn it is, packed, with noise; each sample once per epoch."""
         documents, generators, weights = list[Document](), list[torch.Generator](), list[float]()
-        for one in self._loader(size).at(number):
+        for one in self.loader(size).at(number):
             address = (self._seed, one.epoch, one.sample.id)
             document = self.config.pose.document(one.sample, sample_generator(*address, "pose"))
             documents.append(document)
@@ -131,7 +131,8 @@ class RecordRows:
             weights.append(one.sample.weight)
         return self.packed(documents, generators, weights, self.config.image_law, self.config.text_law)
 
-    def _loader(self, size: int) -> TokenLoader:
+    def loader(self, size: int) -> TokenLoader:
+        """The order of samples in batches of ``size``."""
         if size not in self._loaders:
             self._loaders[size] = TokenLoader(self.data, batch_size=size, seed=self._seed, indices=self.trained)
         return self._loaders[size]
