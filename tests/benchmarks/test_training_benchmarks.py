@@ -6,6 +6,7 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -191,3 +192,15 @@ def test_ablations_end_to_end_and_again(
     with pytest.raises(SystemExit, match="other settings"):
         run("ablations", monkeypatch, *arguments, "--set=optim.lr=0.5", "--parts", "backbone")
     capsys.readouterr()
+
+
+def test_retrieval_counts_nearest_and_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    emoji = SimpleNamespace(**runpy.run_path(str(BENCHMARKS / "emoji.py")))
+    references = np.arange(8, dtype=np.float32)[:, None] * np.ones((1, 3), dtype=np.float32)
+    right = emoji.retrieval(references + 0.1, references, range(8))
+    assert right == {"nearest": 1.0, "among_five": 1.0, "rank": 0.0}
+    far = emoji.retrieval(np.full((8, 3), -5.0, dtype=np.float32), references, range(8))
+    assert far == {"nearest": 1 / 8, "among_five": 5 / 8, "rank": 0.5}
+    told = emoji.named(["a 3D fox emoji", "a flat red fox emoji"], ["fox", "fox"], ["a 3D fox emoji"] * 2, "3d")
+    assert told == {"exact": 0.5, "concept": 0.5, "style": 0.5}

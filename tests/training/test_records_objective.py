@@ -100,7 +100,7 @@ def test_a_batch_is_a_function_of_its_address(place: Place, tmp_path: Path) -> N
 
 def test_an_epoch_trains_on_every_sample_once(place: Place, tmp_path: Path) -> None:
     objective = built(place, tmp_path)
-    loader = objective._loader(4)
+    loader = objective.rows.loader(4)
     seen = [one.sample.id for number in range(3) for one in loader.at(number)]
     assert sorted(seen) == sorted([*(f"s{n}" for n in range(COUNT)), "words", "edit"])
 
@@ -140,7 +140,7 @@ def test_held_out_samples_are_only_evaluated(place: Place, tmp_path: Path) -> No
     assert objective.held_out
     names = [facts["id"] for facts in objective.data.facts()]
     out = {names[index] for index in objective.held_out}
-    seen = {one.sample.id for number in range(6) for one in objective._loader(4).at(number)}
+    seen = {one.sample.id for number in range(6) for one in objective.rows.loader(4).at(number)}
     assert seen == set(names) - out
     numbers = objective.evaluate(1)
     assert numbers["held_out_samples"] == len(out)

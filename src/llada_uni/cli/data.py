@@ -12,7 +12,7 @@ from llada_uni.cli import options as opt
 from llada_uni.cli import output as out
 from llada_uni.errors import ConfigError
 
-__all__ = ["extract", "import_", "register", "show"]
+__all__ = ["emoji", "extract", "import_", "register", "show"]
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.")]
 _FILTERS = "Filters"
@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Prepare training data of your own.", no_args_is_help=True)
     group.callback()(_group)
     group.command("import")(import_)
+    group.command("emoji")(emoji)
     group.command("extract")(extract)
     group.command("show")(show)
     app.add_typer(group, name="data")
@@ -113,6 +114,55 @@ def import_(
     _note_skipped(result.skipped, result.skipped_file)
 
 
+def emoji(
+    out_folder: Out,
+    packages: Annotated[
+        Path | None, typer.Option("--packages", metavar="DIR", help="Where the npm archives are or go.")
+    ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option("--group", metavar="NAME", help="smileys, people, animals, food, ...; may be repeated."),
+    ] = None,
+    style: Annotated[
+        list[str] | None, typer.Option("--style", metavar="NAME", help="3d, flat or noto; may be repeated.")
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", metavar="TASK", help="t2i, cap or edit; may be repeated.")
+    ] = None,
+    side: Annotated[int, typer.Option("--side", metavar="PIXELS", help="Size of the pictures.")] = 128,
+    held_out_share: Annotated[
+        float, typer.Option("--held-out-share", metavar="X", help="Share of concepts in held_out instead of train.")
+    ] = 0.1,
+    limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="Concepts of each part, at most.")] = None,
+    min_bytes_per_pixel: Annotated[
+        float, typer.Option("--min-bytes-per-pixel", metavar="X", help="Size of the file.", rich_help_panel=_FILTERS)
+    ] = 0.0,
+    as_json: opt.Json = False,
+) -> None:
+    """Fetch emoji in three styles with their names; write records to train on, and of held-out concepts."""
+    from llada_uni.data.emoji import EmojiOptions, import_emoji
+    from llada_uni.data.filters import PictureFilter
+
+    chosen: dict[str, Any] = {"groups": group, "styles": style, "tasks": task}
+    given = {name: tuple(values) for name, values in chosen.items() if values}
+    options = EmojiOptions(side_px=side, held_out_share=held_out_share, limit=limit, **given)
+    pictures = PictureFilter(min_bytes_per_pixel=min_bytes_per_pixel)
+    report = _progress("records, skipped")
+    results = import_emoji(packages or out_folder / "packages", out_folder, options, pictures, report=report)
+    _end_line()
+    if as_json:
+        out.emit_json(
+            {
+                name: {"records": str(one.records_file), "num_records": one.records, "num_skipped": one.skipped}
+                for name, one in zip(("train", "held_out"), results, strict=True)
+            }
+        )
+        return
+    for one in results:
+        out.emit(f"{one.records_file}  {one.records:,} records")
+        _note_skipped(one.skipped, one.skipped_file)
+
+
 def extract(
     records: Annotated[
         Path, typer.Argument(metavar="RECORDS", help="A folder that import wrote, or a JSON lines file.")
@@ -131,6 +181,13 @@ def extract(
     ] = "1/1",
     device: Annotated[str, typer.Option("--device", metavar="cpu|cuda", help="Where the tokenizer runs.")] = "cpu",
     restart: Annotated[bool, typer.Option("--restart", help="Make again what is there.")] = False,
+    ray_workers: Annotated[
+        int | None,
+        typer.Option("--ray", metavar="N", help="Workers of a Ray cluster, or of this machine, share the work."),
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", metavar="ADDRESS", help="Of a running cluster, such as auto.")
+    ] = None,
     as_json: opt.Json = False,
 ) -> None:
     """Turn records into tokens with a checkpoint's tokenizers; run again after an interruption, it goes on."""
@@ -142,7 +199,18 @@ def extract(
         shard_size=shard_size, batch_size=batch_size, workers=workers, max_tokens=max_tokens, part=_part(part),
         device=device, restart=restart,
     )  # fmt: skip
-    result = extract_tokens(records, resolve(model, revision), out_folder, options, report=_progress("shard, samples"))
+    report = _progress("shard, samples")
+    if ray_workers is not None:
+        from llada_uni.data.preextract_ray import extract_with_ray
+
+        result = extract_with_ray(
+            records, resolve(model, revision), out_folder, options, workers=ray_workers, address=ray_address,
+            report=report,
+        )  # fmt: skip
+    elif ray_address is not None:
+        raise ConfigError("--ray-address needs --ray N, the number of workers")
+    else:
+        result = extract_tokens(records, resolve(model, revision), out_folder, options, report=report)
     _end_line()
     manifest = result.manifest
     told = {"written": result.written, "kept": result.kept, "complete": manifest is not None}

@@ -29,7 +29,17 @@ from llada_uni.data.token_shards import (
 from llada_uni.errors import ConfigError
 from llada_uni.weights.load import load_backbone_config, load_geometry, load_vocab
 
-__all__ = ["ExtractResult", "checkpoint_mark", "extract_tokens"]
+__all__ = [
+    "Chunk",
+    "ExtractResult",
+    "ShardMaker",
+    "ShardWork",
+    "checkpoint_mark",
+    "concluded",
+    "extract_tokens",
+    "records_file",
+    "shard_works",
+]
 
 _FORMAT = "tokens 1"
 _REMAINS = ("tokens-*.safetensors", ".tokens-*.safetensors.*", f".{MANIFEST_FILE}.*", f".{SKIPPED_FILE}.*")
@@ -62,27 +72,71 @@ def extract_tokens(
         ResourceError: the disk is full or not writable.
     """
     options = options or ExtractOptions()
-    records = records / RECORDS_FILE if records.is_dir() else records
-    positions = load_backbone_config(checkpoint).max_position_embeddings
-    mark = f"{_FORMAT} {checkpoint_mark(checkpoint)} {positions} {options.max_tokens} {options.block_length}"
-    extractor: Extractor | None = None
+    maker: ShardMaker | None = None
     marks, written = list[str](), 0
-    for chunk in _chunks(records, options.shard_size):
-        marks.append(chunk.mark(mark))
-        path = out / shard_name(chunk.index)
-        is_there = shard_mark(path) == marks[-1] and not options.restart
-        if chunk.index % options.part[1] != options.part[0] or is_there:
+    for work in shard_works(records, checkpoint, out, options):
+        marks.append(work.mark)
+        if not work.wanted:
             continue
-        (out / MANIFEST_FILE).unlink(missing_ok=True)
-        extractor = extractor or Extractor.load(checkpoint, options)
-        samples, skipped = extractor.shard(chunk.lines(records.name), records.parent)
-        write_shard(path, samples, [*skipped, *chunk.repeated], marks[-1])
+        maker = maker or ShardMaker(records, checkpoint, out, options)
+        samples = maker(work)
         written += 1
         if report is not None:
-            report(chunk.index, len(samples))
+            report(work.chunk.index, samples)
+    return concluded(records, checkpoint, out, options, marks, written)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardWork:
+    """One shard: its lines, what it will be made from, and whether it is to be made in this run."""
+
+    chunk: Chunk
+    mark: str
+    wanted: bool
+
+
+def shard_works(records: Path, checkpoint: Path, out: Path, options: ExtractOptions) -> Iterator[ShardWork]:
+    """Every shard of a file of records, in order. Errors as for :func:`extract_tokens`."""
+    positions = load_backbone_config(checkpoint).max_position_embeddings
+    before = f"{_FORMAT} {checkpoint_mark(checkpoint)} {positions} {options.max_tokens} {options.block_length}"
+    for chunk in _chunks(records_file(records), options.shard_size):
+        mark = chunk.mark(before)
+        is_there = shard_mark(out / shard_name(chunk.index)) == mark and not options.restart
+        mine = chunk.index % options.part[1] == options.part[0]
+        yield ShardWork(chunk=chunk, mark=mark, wanted=mine and not is_there)
+
+
+def records_file(records: Path) -> Path:
+    """The file of a folder that import wrote, or the file itself."""
+    return records / RECORDS_FILE if records.is_dir() else records
+
+
+class ShardMaker:
+    """The tokenizers of a checkpoint, ready to make shards."""
+
+    def __init__(self, records: Path, checkpoint: Path, out: Path, options: ExtractOptions) -> None:
+        self._records, self._out = records_file(records), out
+        self._extractor = Extractor.load(checkpoint, options)
+
+    def __call__(self, work: ShardWork) -> int:
+        """Makes and writes one shard; the number of its samples. Errors as for :func:`extract_tokens`."""
+        (self._out / MANIFEST_FILE).unlink(missing_ok=True)
+        samples, skipped = self._extractor.shard(work.chunk.lines(self._records.name), self._records.parent)
+        write_shard(self._out / shard_name(work.chunk.index), samples, [*skipped, *work.chunk.repeated], work.mark)
+        return len(samples)
+
+
+def concluded(
+    records: Path, checkpoint: Path, out: Path, options: ExtractOptions, marks: Sequence[str], written: int
+) -> ExtractResult:
+    """The result of a run over all shards with these marks, ``written`` of them made; the manifest if all are there.
+
+    Raises:
+        ConfigError: there was no record, or no usable one.
+    """
     if not marks:
-        raise ConfigError(f"{records} holds no records")
-    manifest = _concluded(out, marks, checkpoint_mark(checkpoint), options)
+        raise ConfigError(f"{records_file(records)} holds no records")
+    manifest = _manifest(out, marks, checkpoint_mark(checkpoint), options)
     own = len(range(options.part[0], len(marks), options.part[1]))
     return ExtractResult(written=written, kept=own - written, manifest=manifest)
 
@@ -100,7 +154,7 @@ def checkpoint_mark(checkpoint: Path) -> str:
 
 
 @dataclass(kw_only=True)
-class _Chunk:
+class Chunk:
     """Lines of one shard with their numbers in the file; a line whose id came before is only told of."""
 
     index: int
@@ -109,6 +163,7 @@ class _Chunk:
     repeated: list[Skipped] = field(default_factory=list)
 
     def mark(self, before: str) -> str:
+        """Digest of the lines and of ``before``, everything else that a shard depends on."""
         digest = hashlib.sha256(before.encode())
         for text in (*self.texts, *(f"{one.id} {one.reason}" for one in self.repeated)):
             digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
@@ -119,9 +174,9 @@ class _Chunk:
         return [(f"{name}:{number}", text) for number, text in zip(self.numbers, self.texts, strict=True)]
 
 
-def _chunks(path: Path, size: int) -> Iterator[_Chunk]:
+def _chunks(path: Path, size: int) -> Iterator[Chunk]:
     """The lines of a file, ``size`` at a time; empty ones do not count."""
-    seen, chunk, index = set[bytes](), _Chunk(index=0), 0
+    seen, chunk, index = set[bytes](), Chunk(index=0), 0
     try:
         with path.open(encoding="utf-8", errors="surrogateescape") as file:
             for number, line in enumerate(file, start=1):
@@ -130,7 +185,7 @@ def _chunks(path: Path, size: int) -> Iterator[_Chunk]:
                 if len(chunk.numbers) + len(chunk.repeated) == size:
                     yield chunk
                     index += 1
-                    chunk = _Chunk(index=index)
+                    chunk = Chunk(index=index)
                 name = id_of(line)
                 digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=12).digest()
                 if name and digest in seen:
@@ -145,7 +200,7 @@ def _chunks(path: Path, size: int) -> Iterator[_Chunk]:
         yield chunk
 
 
-def _concluded(out: Path, marks: Sequence[str], mark: str, options: ExtractOptions) -> Manifest | None:
+def _manifest(out: Path, marks: Sequence[str], mark: str, options: ExtractOptions) -> Manifest | None:
     """Writes the manifest if every shard is there; shards of other records and remains of killed runs go."""
     paths = [out / shard_name(index) for index in range(len(marks))]
     if any(shard_mark(path) != wanted for path, wanted in zip(paths, marks, strict=True)):

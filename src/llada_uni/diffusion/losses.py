@@ -16,6 +16,7 @@ __all__ = [
     "mtrs_token_weights",
     "pseudo_huber",
     "token_cross_entropy",
+    "token_entropy",
 ]
 
 
@@ -86,8 +87,13 @@ def confidence_entropy(logits: Tensor, clean_ids: Tensor, masked: Tensor) -> tup
     Source: LLaDA2.0 report §5.2; dFactory ``compute_confidence_loss``.
     """
     right = masked & (logits.argmax(-1) == clean_ids)
-    log_probs = F.log_softmax(_wide(logits[right]), dim=-1)
-    return -(log_probs.exp() * log_probs).sum(), right.sum()
+    return token_entropy(logits[right]).sum(), right.sum()
+
+
+def token_entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats of every position: logits [..., V] -> float32 (float64 kept) [...]."""
+    log_probs = F.log_softmax(_wide(logits), dim=-1)
+    return -(log_probs.exp() * log_probs).sum(-1)
 
 
 def flow_squared_error(velocity: Tensor, target: Tensor) -> Tensor:

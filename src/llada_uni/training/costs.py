@@ -38,6 +38,9 @@ from llada_uni.scenes.graph import SceneGraph
 from llada_uni.scenes.tasks import Group, sample_group
 from llada_uni.training.config import TrainConfig
 from llada_uni.training.objectives.decoder import Conditioned, decoder_blocks
+from llada_uni.training.objectives.mixture import MixtureObjectiveConfig
+from llada_uni.training.objectives.picture_tokenizer import PictureTokenizerObjectiveConfig
+from llada_uni.training.objectives.picture_tokenizer import _Model as PictureTokenizerModel
 from llada_uni.training.objectives.tokenizer import _Model as TokenizerModel
 from llada_uni.training.objectives.turbo import TurboObjectiveConfig
 from llada_uni.training.objectives.turbo import _Model as TurboModel
@@ -81,6 +84,11 @@ def meta_model(config: TrainConfig, shapes: Shapes) -> nn.Module:
     """
     objective = config.objective
     with torch.device("meta"):
+        if isinstance(objective, MixtureObjectiveConfig):
+            return Backbone(objective.scenes.backbone)
+        if isinstance(objective, PictureTokenizerObjectiveConfig):
+            free = torch.zeros(1, dtype=torch.long)  # the number of free codes is not known; each takes little
+            return PictureTokenizerModel(objective, ImageTokenizer(objective.tokenizer), free)
         if isinstance(objective, TurboObjectiveConfig):
             decoder, embedder = _need(shapes)
             model = TurboModel(Decoder(decoder), SemanticEmbedder(embedder))
@@ -102,6 +110,8 @@ def step_cost(config: TrainConfig, model: nn.Module, shapes: Shapes) -> StepCost
 
     Adapters and ``only`` leave out the products of frozen weights' gradients; ``recompute`` adds a forward pass.
     """
+    if isinstance(config.objective, MixtureObjectiveConfig):  # a record is taken to cost what a scene does
+        config = replace(config, objective=config.objective.scenes)
     measure = _MEASURES[type(model)]
     cost = measure(config, model, shapes)
     frozen = config.adapter is not None or config.only is not None
@@ -283,6 +293,20 @@ def _tokenizer_cost(config: TrainConfig, model: nn.Module, shapes: Shapes) -> St
     )
 
 
+def _picture_tokenizer_cost(config: TrainConfig, model: nn.Module, shapes: Shapes) -> StepCost:
+    assert isinstance(model, PictureTokenizerModel)
+    cells = 64
+    with torch.device("meta"):
+        patches = torch.zeros(cells, config.objective.tokenizer.vision_config.patch_features)
+    seen, kept = _measured(lambda: model.tokenizer.features(patches, [TokenGrid(8, 8)]))
+    count = config.batch_size
+    units = 3 + config.objective.scenes_share  # scenes are also seen by the tokenizer at the start
+    return StepCost(
+        samples=count, tokens=float(cells * count), flops=units * seen * count,
+        activation_bytes=kept / 4 * _width(config) * count,
+    )  # fmt: skip
+
+
 def _measured(run: Callable[[], Tensor], *, scores: bool = False) -> tuple[float, float]:
     """Operations of a forward pass on the meta device, and the bytes kept for the backward pass, in float32.
 
@@ -323,5 +347,6 @@ _MEASURES: dict[type[nn.Module], Callable[[TrainConfig, nn.Module, Shapes], Step
     Conditioned: _decoder_cost,
     TurboModel: _decoder_cost,
     TokenizerModel: _tokenizer_cost,
+    PictureTokenizerModel: _picture_tokenizer_cost,
     VAE: _vae_cost,
 }

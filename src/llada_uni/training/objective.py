@@ -25,6 +25,13 @@ class Resources:
     out: Path
     cache: Path
 
+    def find(self, name: str) -> Path:
+        """A folder that a recipe names: "cache:NAME" lies in the cache, "out" is the directory being built."""
+        if name == "out":
+            return self.out
+        inner = name.removeprefix("cache:")
+        return Path(name).expanduser() if inner == name else self.cache / inner
+
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:

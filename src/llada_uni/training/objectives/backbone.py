@@ -33,7 +33,7 @@ from llada_uni.data.task_stream import TaskWriter
 from llada_uni.data.unified_stream import MixConfig, Writer
 from llada_uni.diffusion.balance import max_violation, updated_bias
 from llada_uni.diffusion.chunked import chunked_cross_entropy
-from llada_uni.diffusion.losses import mtrs_normaliser, mtrs_token_weights, token_cross_entropy
+from llada_uni.diffusion.losses import mtrs_normaliser, mtrs_token_weights, token_cross_entropy, token_entropy
 from llada_uni.diffusion.masking import (
     IMAGE_LAW,
     MaskRatioLaw,
@@ -49,6 +49,7 @@ from llada_uni.scenes.questions import FAMILIES
 from llada_uni.training.export import frozen, load_text_tokenizer, warm_start
 from llada_uni.training.group import fewest, summed
 from llada_uni.training.objective import Batch, Draw, Metrics, Resources
+from llada_uni.training.objectives.confidence import check_confidence, confidence_term
 from llada_uni.weights.save import save_backbone
 
 __all__ = [
@@ -99,7 +100,8 @@ class BackboneObjectiveConfig:
     of the codes is counted for the start (0 = random tables), see :func:`start_from_meanings`. ``embedding_rms`` and
     ``head_rms`` are the root mean squares of the rows both tables start with; with ``quiet_outputs`` every layer starts
     by adding nothing, see :func:`set_start`. ``logit_chunk``: masked positions whose logits exist at a time, computed
-    again in the backward pass (0 = those of all at once).
+    again in the backward pass (0 = those of all at once). ``confidence_weight`` adds that many times the mean entropy
+    of the masked words whose most likely id is right already, so that more of them can be committed at once (CAP).
     """
 
     backbone: BackboneConfig
@@ -122,6 +124,10 @@ class BackboneObjectiveConfig:
     warm: str | None = None
     tasks: TaskPoolConfig | None = None
     logit_chunk: int = 0
+    confidence_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_confidence(self.confidence_weight, self.logit_chunk)
 
     def build(self, resources: Resources, seed: int) -> BackboneObjective:
         """A freshly initialised backbone (or that of checkpoint ``warm``) and the extracted pool."""
@@ -194,15 +200,20 @@ class BackboneObjective:
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor | float]]:
         """Reweighted mean cross-entropy of masked tokens; plain means per modality beside it."""
         num_buckets = fewest(min(self.config.num_buckets, len(batch["ids"])))  # processes call a divided model together
-        found = masked_losses(self.model, batch, num_buckets, logit_chunk=self.config.logit_chunk)
+        config = self.config
+        found = masked_losses(
+            self.model, batch, num_buckets, logit_chunk=config.logit_chunk, entropies=config.confidence_weight > 0
+        )
         self._loads = found.loads if self._loads is None else self._loads + found.loads
         fill, image, hits = found.fill, found.image, found.hits
         weights = torch.where(fill, self.config.fill_weight, 1.0)
         if self.config.mtrs:
             weights = weights * mtrs_token_weights(found.sample, int(batch["sample"].max()) + 1)
         total = (found.losses * weights).sum() / self.weight(batch)
+        sharp, about = confidence_term(found, config.confidence_weight)
         told = found.losses.detach()
-        return total, {
+        return total + sharp, {
+            **about,
             "nll_image": _mean(told, image & ~fill),
             "nll_text": _mean(told, ~image & ~fill),
             "acc_image": _mean(hits, image & ~fill),
@@ -212,10 +223,14 @@ class BackboneObjective:
 
     def after_step(self, step: int, horizon: int) -> Metrics:
         """Moves the selection bias of every router against its load."""
+        on = step <= self.config.balance_stop * horizon
+        return balanced(self.model, self.take_loads(), self.config.balance_rate if on else 0.0)
+
+    def take_loads(self) -> Tensor:
+        """The routers' counts since they were last taken."""
         assert self._loads is not None
         loads, self._loads = self._loads, None
-        on = step <= self.config.balance_stop * horizon
-        return balanced(self.model, loads, self.config.balance_rate if on else 0.0)
+        return loads
 
     def conclude(self, seed: int) -> Metrics:
         """Nothing."""
@@ -360,7 +375,8 @@ def _second_view(rows: Mapping[str, Tensor], masked: Tensor) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class MaskedTokens:
     """Every masked token of a batch, [N] each: its cross-entropy, whether the likeliest id is right (0 or 1), and its
-    sample, modality, fill and tag; ``loads`` are the routers' counts over real tokens."""
+    sample, modality, fill and tag; ``loads`` are the routers' counts over real tokens. ``entropy`` in nats is 0 unless
+    asked for."""
 
     losses: Tensor
     hits: Tensor
@@ -368,27 +384,30 @@ class MaskedTokens:
     image: Tensor
     fill: Tensor
     tag: Tensor
+    entropy: Tensor
     loads: Tensor
 
 
 def masked_losses(
-    model: Backbone, batch: Mapping[str, Tensor], num_buckets: int = 1, *, logit_chunk: int = 0
+    model: Backbone, batch: Mapping[str, Tensor], num_buckets: int = 1, *, logit_chunk: int = 0, entropies: bool = False
 ) -> MaskedTokens:
     """Runs the model on rows grouped by length, so that short rows carry little padding, and scores masked tokens."""
-    parts = [_bucket_losses(model, part, logit_chunk) for part in _buckets(batch, num_buckets)]
+    parts = [_bucket_losses(model, part, logit_chunk, entropies) for part in _buckets(batch, num_buckets)]
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "loads"}
     return MaskedTokens(**joined, loads=torch.stack([part["loads"] for part in parts]).sum(0))
 
 
-def _bucket_losses(model: Backbone, batch: Mapping[str, Tensor], logit_chunk: int) -> dict[str, Tensor]:
+def _bucket_losses(
+    model: Backbone, batch: Mapping[str, Tensor], logit_chunk: int, entropies: bool
+) -> dict[str, Tensor]:
     allowed = training_allowed(batch["document"], batch["branch"], batch["block"], batch["stream"]).unsqueeze(1)
     masked, real = batch["masked"], batch["document"] >= 0
     positions = row_positions(model.config, batch, allowed.squeeze(1))
     hidden = model.hidden(batch["noisy_ids"], positions, allowed, keep=masked, collect_load=real)
-    losses, best = _scored(model, hidden, batch["ids"][masked], logit_chunk)
+    losses, best, entropy = _scored(model, hidden, batch["ids"][masked], logit_chunk, entropies)
     facts = {name: batch[name][masked] for name in ("sample", "image", "fill", "tag")}
     hits = (best == batch["ids"][masked]).float()
-    return {"losses": losses, "hits": hits, **facts, "loads": model.router_loads()}
+    return {"losses": losses, "hits": hits, "entropy": entropy, **facts, "loads": model.router_loads()}
 
 
 def row_positions(config: BackboneConfig, batch: Mapping[str, Tensor], allowed: Tensor) -> Tensor:
@@ -398,12 +417,17 @@ def row_positions(config: BackboneConfig, batch: Mapping[str, Tensor], allowed: 
     return aligned_row_positions(batch["position"], is_start, allowed, config.picture_alignment)
 
 
-def _scored(model: Backbone, hidden: Tensor, clean: Tensor, logit_chunk: int) -> tuple[Tensor, Tensor]:
-    """Cross-entropies and most likely ids [N]."""
+def _scored(
+    model: Backbone, hidden: Tensor, clean: Tensor, logit_chunk: int, entropies: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross-entropies, most likely ids, and entropies where asked for [N]."""
     if logit_chunk > 0:
-        return chunked_cross_entropy(hidden, model.lm_head.weight, clean, logit_chunk)
+        losses, best = chunked_cross_entropy(hidden, model.lm_head.weight, clean, logit_chunk)
+        return losses, best, torch.zeros_like(losses).detach()
     logits = model.logits(hidden)
-    return token_cross_entropy(logits, clean), logits.detach().argmax(-1)
+    losses = token_cross_entropy(logits, clean)
+    entropy = token_entropy(logits) if entropies else torch.zeros_like(losses).detach()
+    return losses, logits.detach().argmax(-1), entropy
 
 
 def _buckets(batch: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:

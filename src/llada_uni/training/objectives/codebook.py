@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["CodebookTrainer", "kmeans_plus_plus", "merge_codes"]
+__all__ = ["CodebookTrainer", "kmeans_plus_plus", "merge_codes", "renew_rows", "unused_codes"]
 
 
 @torch.no_grad()
@@ -59,6 +59,31 @@ def merge_codes(codebook: Tensor, points: Tensor, meanings: Tensor) -> tuple[int
     codebook[kept] = F.normalize(total[group[kept]], dim=-1)
     codebook[~kept] = -F.normalize(points.mean(0), dim=0).to(codebook.dtype)
     return int((use > 0).sum()), int(kept.sum())
+
+
+@torch.no_grad()
+def unused_codes(codebook: Tensor) -> Tensor:
+    """bool [K]: codes that :func:`merge_codes` gave up, known by the direction [D] they share with others."""
+    _, place, counts = F.normalize(codebook.float(), dim=-1).unique(dim=0, return_inverse=True, return_counts=True)
+    return counts[place] > 1
+
+
+@torch.no_grad()
+def renew_rows(table: Tensor, old: Tensor, new: Tensor) -> int:
+    """Rows [K, W] of codes that the codebook ``old`` [K, D] did not use start from those of similar codes of ``new``.
+
+    The least-squares map from used code vectors to their rows tells the others', at the mean length of those. Returns
+    how many rows were changed.
+    """
+    free = unused_codes(old)
+    if not free.any() or free.all():
+        return 0
+    inputs = torch.cat([F.normalize(new.double(), dim=-1), torch.ones(len(new), 1, dtype=torch.float64)], dim=1)
+    square = inputs[~free].T @ inputs[~free] + 1e-3 * torch.eye(inputs.shape[1], dtype=torch.float64)
+    found = inputs[free] @ torch.linalg.solve(square, inputs[~free].T @ table[~free].double().cpu())
+    length = table[~free].norm(dim=-1).mean() / found.norm(dim=-1).mean().clamp_min(1e-12)
+    table[free] = (found * length).to(table)
+    return int(free.sum())
 
 
 class CodebookTrainer(nn.Module):

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from llada_uni.data.code_pool import CodePool, PoolConfig, encode_pictures, extract, fingerprint
 from llada_uni.data.latent_pool import LatentPool
+from llada_uni.data.picture_pool import PicturePool
+from llada_uni.data.record_pictures import load_pictures
 from llada_uni.data.scene_stream import draw_scenes, pictures, to_unit
 from llada_uni.decoder.config import DecoderConfig, SemanticEmbedderConfig
 from llada_uni.decoder.dit import Decoder
@@ -27,7 +29,9 @@ from llada_uni.scenes.graph import SceneGraph
 from llada_uni.scenes.verify import verify
 from llada_uni.training.export import frozen, warm_start
 from llada_uni.training.objective import Batch, Draw, Metrics, Resources
+from llada_uni.training.objectives.codebook import renew_rows
 from llada_uni.training.objectives.vae import psnr, to_pixels
+from llada_uni.weights.catalog import resolve
 from llada_uni.weights.save import save_decoder, save_semantic_embedder
 
 __all__ = [
@@ -47,7 +51,8 @@ class FlowDataConfig:
     """Latents with codes. Windows of ``crop`` x ``crop`` codes until the last ``full_share`` of the run.
 
     ``dropout_share`` of the samples have no condition; in ``corrupt_share`` of them each code is replaced by a random
-    one with probability ``corrupt_ratio``.
+    one with probability ``corrupt_ratio``. ``pictures_share`` of what is seen are pictures of the records in
+    ``pictures`` ("cache:NAME" or a folder) instead of scenes; ``held_out`` names records to evaluate on.
     """
 
     pool: PoolConfig
@@ -57,6 +62,9 @@ class FlowDataConfig:
     dropout_share: float = 0.1
     corrupt_share: float = 0.3
     corrupt_ratio: float = 0.05
+    pictures: str | None = None
+    held_out: str | None = None
+    pictures_share: float = 0.5
 
 
 class FlowData:
@@ -69,21 +77,46 @@ class FlowData:
         extract(config.pool, tokenizer, directory)
         codes = CodePool(config.pool, directory, fingerprint(config.pool, tokenizer))
         self._pool = LatentPool(codes, vae, resources.cache / "latents", config.num_shards)
+        self._pictures = None
+        if config.pictures is not None:
+            seen = load_pictures(resources.find(config.pictures))
+            self._pictures = PicturePool(seen, tokenizer, vae, resources.cache / "latents")
+        self.held_out = None if config.held_out is None else load_pictures(resources.find(config.held_out)).images
 
     def batch(self, draw: Draw) -> dict[str, Tensor]:
         """``latents`` [n, C, H, W], ``codes`` [n, h, w], ``origin`` [n, 2] in decoder tokens, ``keep`` bool [n]."""
         rng = draw.numpy("latents")
         config = self.config
-        if draw.progress < 1 - config.full_share:
+        whole = max(draw.size * config.crop**2 // 64, 1)
+        if self._pictures is not None:
+            latents, codes, origin = self._mixed(self._pictures, draw, rng, whole)
+        elif draw.progress < 1 - config.full_share:
             latents, codes, origin = self._pool.crops(rng, draw.size, config.crop)
         else:
-            latents, codes, origin = self._pool.whole(rng, max(draw.size * config.crop**2 // 64, 1))
+            latents, codes, origin = self._pool.whole(rng, whole)
         count = len(codes)
         hit = rng.random(codes.shape) < config.corrupt_ratio * (rng.random((count, 1, 1)) < config.corrupt_share)
         random_codes = torch.from_numpy(rng.integers(0, self.num_codes, codes.shape))
         keep = torch.from_numpy(rng.random(count) >= config.dropout_share)
         codes = torch.where(torch.from_numpy(hit), random_codes, codes)
         return {"latents": latents, "codes": codes, "origin": origin * 2, "keep": keep}
+
+    def _mixed(
+        self, beside: PicturePool, draw: Draw, rng: np.random.Generator, whole: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Windows of scenes and pictures side by side; at the end whole ones of one kind."""
+        config = self.config
+        if draw.progress >= 1 - config.full_share:
+            source = beside if rng.random() < config.pictures_share else self._pool
+            return source.whole(rng, whole)
+        number = int(rng.binomial(draw.size, config.pictures_share))
+        parts = [
+            source.crops(rng, count, config.crop)
+            for source, count in ((self._pool, draw.size - number), (beside, number))
+            if count
+        ]
+        latents, codes, origin = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return latents, codes, origin
 
 
 class Conditioned(nn.Module):
@@ -100,7 +133,10 @@ class Conditioned(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderObjectiveConfig:
-    """The two networks, their data, and the law of the training time."""
+    """The two networks, their data, and the law of the training time.
+
+    ``renew``: rows of codes that the tokenizer of ``warm`` did not use start from those of similar codes.
+    """
 
     decoder: DecoderConfig
     embedder: SemanticEmbedderConfig
@@ -110,6 +146,7 @@ class DecoderObjectiveConfig:
     eval_pictures: int = 24
     eval_steps: int = 20
     warm: str | None = None
+    renew: bool = False
 
     def build(self, resources: Resources, seed: int) -> DecoderObjective:
         """Fresh networks (or those of checkpoint ``warm``) and the pool of latents."""
@@ -120,8 +157,11 @@ class DecoderObjectiveConfig:
             start_embedder(model.embedder, tokenizer.codebook)
         warm_start(model.decoder, self.warm, "decoder", resources)
         warm_start(model.embedder, self.warm, "semantic_embedder", resources)
+        if self.renew and self.warm is not None:
+            old = frozen(resources.out if self.warm == "out" else resolve(self.warm), "image_tokenizer")
+            renew_rows(model.embedder.prior_token_embedding.weight, old.codebook, tokenizer.codebook)
         data = FlowData(self.data, resources, tokenizer, vae)
-        return DecoderObjective(self, model, data, Judge(tokenizer=tokenizer, vae=vae))
+        return DecoderObjective(self, model, data, Judge(tokenizer=tokenizer, vae=vae, held_out=data.held_out))
 
 
 class DecoderObjective:
@@ -217,10 +257,11 @@ class Sampler:
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """Compares decoded pictures of fresh scenes with their renders."""
+    """Compares decoded pictures of fresh scenes with their renders, and of ``held_out`` pictures with themselves."""
 
     tokenizer: ImageTokenizer
     vae: VAE
+    held_out: np.ndarray | None = None
 
     @torch.no_grad()
     def score(self, sampler: Sampler, seed: int, count: int) -> Metrics:
@@ -242,18 +283,35 @@ class Judge:
             "psnr_ceiling": self._psnr(ceiling, target),
             "verified": _verified(output, graphs),
             "verified_ceiling": _verified(ceiling, graphs),
+            **self._unseen_score(sampler, seed, count),
         }
+
+    def _unseen_score(self, sampler: Sampler, seed: int, count: int) -> Metrics:
+        """PSNR in dB of held-out pictures that are no scenes, decoded from their codes, and that of the autoencoder."""
+        if self.held_out is None:
+            return {}
+        images = self.held_out[:: max(len(self.held_out) // count, 1)][:count]
+        target = to_unit(images).to(next(sampler.model.parameters()).device)
+        ceiling = self.vae.decode(self.vae.encode(target)[0])
+        output = self._decoded(sampler, images, seed)
+        return {"psnr_pictures": self._psnr(output, target), "psnr_pictures_ceiling": self._psnr(ceiling, target)}
+
+    def _decoded(self, sampler: Sampler, images: np.ndarray, seed: int) -> Tensor:
+        """Pictures [N, 3, H, W] from the codes of pictures uint8 [N, H, W, 3]."""
+        device = next(sampler.model.parameters()).device
+        codes = torch.from_numpy(encode_pictures(self.tokenizer, images).astype("int64")).to(device)
+        factor = images.shape[1] // self.vae.config.factor // codes.shape[-2]
+        latents = sampler(codes, self.vae.config.latent_channels, factor, seed)
+        return self.vae.to(device).decode(self.vae.from_model(latents))
 
     @torch.no_grad()
     def samples(self, sampler: Sampler, seed: int, count: int) -> np.ndarray:
         """Renders of fresh scenes above pictures decoded from their codes, uint8 [2, count, H, W, 3]."""
         rng = Draw(seed=seed, step=1, size=count).numpy("evaluation")
         images = pictures(draw_scenes(rng, count, (8, 8), held_out=None))
-        device = next(sampler.model.parameters()).device
-        codes = torch.from_numpy(encode_pictures(self.tokenizer, images).astype("int64")).to(device)
-        factor = images.shape[1] // self.vae.config.factor // codes.shape[-1]
-        latents = sampler(codes, self.vae.config.latent_channels, factor, seed)
-        return np.stack([images, to_pixels(self.vae.to(device).decode(self.vae.from_model(latents)))])
+        if self.held_out is not None:
+            images = self.held_out[:: max(len(self.held_out) // count, 1)][:count]
+        return np.stack([images, to_pixels(self._decoded(sampler, images, seed))])
 
     @staticmethod
     def _psnr(output: Tensor, target: Tensor) -> float:

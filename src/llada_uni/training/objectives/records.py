@@ -23,13 +23,19 @@ from llada_uni.errors import ConfigError
 from llada_uni.training.export import warm_start
 from llada_uni.training.group import fewest
 from llada_uni.training.objective import Batch, Draw, Metrics, Resources
-from llada_uni.training.objectives.backbone import MaskedTokens, balanced, masked_losses, noised
+from llada_uni.training.objectives.backbone import (
+    MaskedTokens,
+    balanced,
+    masked_losses,
+    noised,
+)
+from llada_uni.training.objectives.confidence import check_confidence, confidence_term
 from llada_uni.vocab import SpecialIds
 from llada_uni.weights.catalog import resolve
 from llada_uni.weights.load import load_backbone_config, load_vocab
 from llada_uni.weights.save import Components, save_backbone, save_checkpoint
 
-__all__ = ["RecordsObjective", "RecordsObjectiveConfig", "noised_rows"]
+__all__ = ["RecordRows", "RecordsObjective", "RecordsObjectiveConfig", "noised_rows"]
 
 _ROWS = ("ids", "noisy_ids", "masked", "position", "branch", "block", "stream", "sample", "image", "fill", "tag")
 _EVALUATED = (("half", 0.5), ("full", 1.0))
@@ -61,6 +67,10 @@ class RecordsObjectiveConfig:
     verify: bool = True
     max_shard_bytes: int = 5 * 2**30
     logit_chunk: int = 0
+    confidence_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_confidence(self.confidence_weight, self.logit_chunk)
 
     def build(self, resources: Resources, seed: int) -> RecordsObjective:
         """The backbone of ``warm`` and the extracted samples.
@@ -95,13 +105,12 @@ class RecordsObjectiveConfig:
             )
 
 
-class RecordsObjective:
-    """Masked tokens from visible ones, block by block, in one's own samples."""
+class RecordRows:
+    """Packed training rows of extracted samples, without a model: batch n is a function of the seed and n."""
 
-    def __init__(
-        self, config: RecordsObjectiveConfig, model: Backbone, data: TokenData, special: SpecialIds, seed: int
-    ) -> None:
-        self.config, self.model, self.data = config, model, data
+    def __init__(self, config: RecordsObjectiveConfig, data: TokenData, special: SpecialIds, seed: int) -> None:
+        """Raises ConfigError: every sample is held out."""
+        self.config, self.data = config, data
         self._special, self._seed = special, seed
         names = [facts["id"] for facts in data.facts()]
         held_out = [is_held_out_id(name, config.held_out_share) for name in names]
@@ -110,27 +119,25 @@ class RecordsObjective:
         if not self.trained:
             raise ConfigError(f"no sample to train on: all {len(names)} are held out; lower objective.held_out_share")
         self._loaders: dict[int, TokenLoader] = {}
-        self._loads: Tensor | None = None
 
-    def batch(self, draw: Draw) -> Batch:
-        """The samples whose turn it is, packed, with noise; each sample once per epoch."""
-        loader = self._loader(draw.size)
-        chosen = loader.at(draw.step * draw.accumulation + draw.micro)
+    def batch(self, number: int, size: int) -> dict[str, Tensor]:
+        """The ``size`` samples whose turn it is, packed, with noise; each sample once per epoch."""
         documents, generators, weights = list[Document](), list[torch.Generator](), list[float]()
-        for one in chosen:
+        for one in self.loader(size).at(number):
             address = (self._seed, one.epoch, one.sample.id)
             document = self.config.pose.document(one.sample, sample_generator(*address, "pose"))
             documents.append(document)
             generators.append(sample_generator(*address, "noise"))
             weights.append(one.sample.weight)
-        return self._rows(documents, generators, weights, self.config.image_law, self.config.text_law)
+        return self.packed(documents, generators, weights, self.config.image_law, self.config.text_law)
 
-    def _loader(self, size: int) -> TokenLoader:
+    def loader(self, size: int) -> TokenLoader:
+        """The order of samples in batches of ``size``."""
         if size not in self._loaders:
             self._loaders[size] = TokenLoader(self.data, batch_size=size, seed=self._seed, indices=self.trained)
         return self._loaders[size]
 
-    def _rows(
+    def packed(
         self,
         documents: Sequence[Document],
         generators: Sequence[torch.Generator],
@@ -138,9 +145,26 @@ class RecordsObjective:
         image_law: MaskRatioLaw,
         text_law: MaskRatioLaw,
     ) -> dict[str, Tensor]:
+        """Rows of given documents; see :func:`noised_rows`."""
         layouts = [lay_out(document, self._special.eos) for document in documents]
         rows = noised_rows(layouts, self.config.capacity, image_law, text_law, self._special, generators)
         return {**rows, "weight": _branch_weights(layouts, self.config.capacity, weights)}
+
+
+class RecordsObjective:
+    """Masked tokens from visible ones, block by block, in one's own samples."""
+
+    def __init__(
+        self, config: RecordsObjectiveConfig, model: Backbone, data: TokenData, special: SpecialIds, seed: int
+    ) -> None:
+        self.config, self.model, self.data = config, model, data
+        self.rows = RecordRows(config, data, special, seed)
+        self.trained, self.held_out = self.rows.trained, self.rows.held_out
+        self._loads: Tensor | None = None
+
+    def batch(self, draw: Draw) -> Batch:
+        """See :meth:`RecordRows.batch`."""
+        return self.rows.batch(draw.step * draw.accumulation + draw.micro, draw.size)
 
     def blocks(self) -> Sequence[nn.Module]:
         """The layers of the transformer."""
@@ -160,19 +184,27 @@ class RecordsObjective:
             weights = weights * mtrs_token_weights(found.sample, len(batch["weight"]))
         real = batch["document"] >= 0
         told = {"fill_ratio": float(real.float().mean()), "tokens": float(real.sum())}
-        return (found.losses * weights).sum() / self.weight(batch), {**_means(found), **told}
+        sharp, about = confidence_term(found, self.config.confidence_weight)
+        return (found.losses * weights).sum() / self.weight(batch) + sharp, {**_means(found), **about, **told}
 
     def _found(self, batch: Batch, num_buckets: int | None = None) -> MaskedTokens:
         rows = {name: batch[name] for name in (*_ROWS, "document")}
         count = self.config.num_buckets if num_buckets is None else num_buckets
-        return masked_losses(self.model, rows, count, logit_chunk=self.config.logit_chunk)
+        config = self.config
+        return masked_losses(
+            self.model, rows, count, logit_chunk=config.logit_chunk, entropies=config.confidence_weight > 0
+        )
 
     def after_step(self, step: int, horizon: int) -> Metrics:
         """Moves the selection bias of every router against its load, where ``balance_rate`` is not 0."""
+        on = step <= self.config.balance_stop * horizon
+        return balanced(self.model, self.take_loads(), self.config.balance_rate if on else 0.0)
+
+    def take_loads(self) -> Tensor:
+        """The routers' counts since they were last taken."""
         assert self._loads is not None
         loads, self._loads = self._loads, None
-        on = step <= self.config.balance_stop * horizon
-        return balanced(self.model, loads, self.config.balance_rate if on else 0.0)
+        return loads
 
     def conclude(self, seed: int) -> Metrics:
         """Nothing."""
@@ -198,7 +230,7 @@ class RecordsObjective:
         documents = [Document(branches=sample.variants[0].branches, block_length=length) for sample in samples]
         generators = [sample_generator(seed, 0, sample.id, "evaluation") for sample in samples]
         device = next(self.model.parameters()).device
-        rows = self._rows(documents, generators, [1.0] * len(samples), law, law)
+        rows = self.rows.packed(documents, generators, [1.0] * len(samples), law, law)
         means = _means(self._found({key: value.to(device) for key, value in rows.items()}))
         return {key: value for key, tensor in means.items() if (value := float(tensor)) == value and key[:3] == "nll"}
 

@@ -64,7 +64,9 @@ class TurboObjectiveConfig:
         student = copy.deepcopy(teacher).requires_grad_(True)
         warm_start(student, self.warm, "decoder-turbo", resources)
         data = FlowData(self.data, resources, tokenizer, vae)
-        return TurboObjective(self, _Model(student, embedder), teacher, data, Judge(tokenizer=tokenizer, vae=vae))
+        return TurboObjective(
+            self, _Model(student, embedder), teacher, data, Judge(tokenizer=tokenizer, vae=vae, held_out=data.held_out)
+        )
 
 
 class _Model(Conditioned):

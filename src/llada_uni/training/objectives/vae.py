@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from llada_uni.data.record_pictures import RecordPictures, load_pictures
 from llada_uni.data.scene_stream import GRID_SHARES, GridShares, draw_grid, draw_scenes, pictures, random_crops, to_unit
 from llada_uni.decoder.config import VAEConfig
 from llada_uni.decoder.vae import VAE
@@ -22,7 +23,11 @@ __all__ = ["VaeObjective", "VaeObjectiveConfig", "edge_l1", "psnr", "quiet_laten
 
 @dataclass(frozen=True, kw_only=True)
 class VaeObjectiveConfig:
-    """L1 + ``edge_weight`` * L1 of neighbouring differences + ``kl_weight`` * KL per latent number."""
+    """L1 + ``edge_weight`` * L1 of neighbouring differences + ``kl_weight`` * KL per latent number.
+
+    ``pictures_share`` of what is seen are pictures of the records in ``pictures`` ("cache:NAME" or a folder) instead of
+    scenes; ``held_out`` names records to evaluate on.
+    """
 
     vae: VAEConfig = field(default_factory=VAEConfig)
     crop_px: int = 64
@@ -33,6 +38,9 @@ class VaeObjectiveConfig:
     grids: GridShares = GRID_SHARES
     eval_pictures: int = 128
     warm: str | None = None
+    pictures: str | None = None
+    held_out: str | None = None
+    pictures_share: float = 0.5
 
     def build(self, resources: Resources, seed: int) -> VaeObjective:
         """A freshly initialised autoencoder (or the one of checkpoint ``warm``)."""
@@ -40,18 +48,30 @@ class VaeObjectiveConfig:
         vae = VAE(self.vae)
         quiet_latents(vae)
         warm_start(vae, self.warm, "vae", resources)
-        return VaeObjective(self, vae)
+        seen, unseen = (
+            None if name is None else load_pictures(resources.find(name)) for name in (self.pictures, self.held_out)
+        )
+        return VaeObjective(self, vae, seen, unseen)
 
 
 class VaeObjective:
-    """Reconstruction of scene pictures."""
+    """Reconstruction of scene pictures, and of others beside them."""
 
-    def __init__(self, config: VaeObjectiveConfig, vae: VAE) -> None:
+    def __init__(
+        self,
+        config: VaeObjectiveConfig,
+        vae: VAE,
+        pictures: RecordPictures | None = None,
+        held_out: RecordPictures | None = None,
+    ) -> None:
         self.config = config
         self.model = vae
+        self._pictures, self._unseen = pictures, held_out
 
     def batch(self, draw: Draw) -> Batch:
         """``images`` float32 [n, 3, H, W]: crops, or at the end whole pictures at the same number of pixels."""
+        if self._pictures is not None:
+            return {"images": to_unit(self._mixed(draw, self._pictures))}
         rng = draw.numpy("scenes")
         if draw.progress < 1 - self.config.full_share:
             scenes = draw_scenes(rng, draw.size, draw_grid(rng, self.config.grids))
@@ -63,6 +83,21 @@ class VaeObjective:
         grid = draw_grid(rng, self.config.grids)
         area = (16 * grid[0]) * (16 * grid[1]) / self.config.crop_px**2
         return {"images": to_unit(pictures(draw_scenes(rng, max(round(draw.size / area), 1), grid)))}
+
+    def _mixed(self, draw: Draw, pictures_beside: RecordPictures) -> np.ndarray:
+        """Crops of scenes and pictures side by side; at the end whole ones of one kind."""
+        rng, config = draw.numpy("mixture"), self.config
+        step, grid = config.vae.factor, draw_grid(rng, config.grids)
+        if draw.progress < 1 - config.full_share:
+            beside = rng.binomial(draw.size, config.pictures_share)
+            scenes = pictures(draw_scenes(rng, draw.size - beside, grid)) if beside < draw.size else None
+            kinds = (scenes, pictures_beside.draw(rng, beside) if beside else None)
+            crops = [random_crops(rng, kind, config.crop_px, step_px=step) for kind in kinds if kind is not None]
+            return np.concatenate(crops)
+        whole = max(round(draw.size * config.crop_px**2 / (16 * grid[0] * 16 * grid[1])), 1)
+        if rng.random() < config.pictures_share:
+            return pictures_beside.draw(rng, whole)
+        return pictures(draw_scenes(rng, whole, grid))
 
     def weight(self, batch: Batch) -> float:
         """Number of pixels."""
@@ -105,7 +140,19 @@ class VaeObjective:
             "psnr_worst": float(psnr(error).min()),
             "latent_mean": float(values.mean()),
             "latent_std": float(values.std()),
+            **self._unseen_score(),
         }
+
+    def _unseen_score(self) -> Metrics:
+        """PSNR of held-out pictures that are no scenes."""
+        if self._unseen is None:
+            return {}
+        device, errors = next(self.model.parameters()).device, []
+        for part in np.array_split(self._unseen.images, max(len(self._unseen) // 16, 1)):
+            images = to_unit(part).to(device)
+            output = self.model.decode(self.model.encode(images)[0]).clamp(-1, 1)
+            errors.append((output - images).square().flatten(1).mean(1))
+        return {"psnr_pictures": float(psnr(torch.cat(errors)).mean())}
 
     def _held_out(self, seed: int) -> list[Tensor]:
         device = next(self.model.parameters()).device
@@ -120,7 +167,8 @@ class VaeObjective:
     def samples(self, seed: int, count: int) -> np.ndarray:
         """Held-out pictures above what the autoencoder makes of them, uint8 [2, count, H, W, 3]."""
         self.model.eval()
-        images = self._held_out(seed)[0][:count]
+        unseen = None if self._unseen is None else to_unit(self._unseen.images[:count])
+        images = self._held_out(seed)[0][:count] if unseen is None else unseen.to(next(self.model.parameters()).device)
         return np.stack([to_pixels(images), to_pixels(self.model.decode(self.model.encode(images)[0]))])
 
     def export(self, directory: Path) -> None:
