@@ -21,7 +21,7 @@ from llada_uni.serving.pictures import data_uri, encoded
 from llada_uni.serving.running import Service
 from llada_uni.ui.orders import Form
 from llada_uni.ui.progress import Progress
-from llada_uni.ui.runs import Place, look, message, run
+from llada_uni.ui.runs import Place, Stops, look, message, run
 from llada_uni.ui.sketches import sketch_work
 from story_helpers import script
 
@@ -134,6 +134,26 @@ def test_when_the_reader_leaves_everything_is_freed(engine: Engine, model: Llada
     while engine.status().requests and time.monotonic() < limit:
         time.sleep(0.01)
     assert engine.status().requests == 0
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_run_can_be_stopped(engine: Engine, model: LladaUni, early: bool) -> None:
+    async def stopped() -> list[Any]:
+        stops = Stops()
+        if early:
+            stops.stop("1")
+        told: list[Any] = []
+        place = Place(number="1", url="http://h", stops=stops)
+        async for one in run(Service(engine, ServerSettings()), form(model, "generate"), place):
+            told.append(one.now)
+            if one.now.get("codes"):
+                stops.stop("1")
+        assert stops._live == {}
+        return told
+
+    told = asyncio.run(stopped())
+    assert told[-1]["state"] == "failed"
+    assert engine.status().totals["ended_Cancelled"] >= 1
 
 
 def test_a_sketch_is_drawn_by_the_engine(engine: Engine, model: LladaUni) -> None:

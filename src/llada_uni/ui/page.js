@@ -13,7 +13,8 @@
   const tabs = { generate: fresh(), ask: fresh(), edit: fresh(), story: fresh() };
   const wells = { ask: { source: null }, edit: { source: null, grid: null, mask: null } };
   const kept = [];
-  let views = [], shown = null, looked = { number: "", source: null, size: 0 };
+  const unique = () => [...crypto.getRandomValues(new Uint32Array(4))].map((one) => one.toString(36)).join("-");
+  let views = [], shown = null, looked = { number: "", source: null };
 
   // --- elements ------------------------------------------------------------------------------------------------------
   const fill = (node, about, inside) => {
@@ -258,7 +259,7 @@
     well.error = null;
     if (tab === "ask") { well.source = uri; redraw(tab); return; }
     well.waiting = true;
-    looked = { number: `${Date.now()}-${Math.random()}`, source: uri };
+    looked = { number: unique(), source: uri };
     redraw(tab);
     document.querySelector("#ll-look").click();
   };
@@ -494,7 +495,7 @@
 
   window.llada = {
     gather(tab, values) {
-      const well = wells[tab] || {}, run = `${Date.now()}-${Math.random()}`;
+      const well = wells[tab] || {}, run = unique();
       tabs[tab] = { ...fresh(), state: "running", run, heat: tabs[tab].heat, source: well.source, record_mask: well.mask };
       busy(tab);
       redraw(tab);
@@ -506,7 +507,7 @@
       if (tabs[tab].state === "running") tabs[tab].state = "stopped";
       busy(tab);
       redraw(tab);
-      return [];
+      return [tabs[tab].run];
     },
     looking: () => [looked.source, looked.number],
     tabs, kept, wells, load,

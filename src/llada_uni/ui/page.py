@@ -8,11 +8,12 @@ from importlib import resources
 from typing import Any
 
 import gradio as gr
+from gradio import themes
 
 from llada_uni.serving.running import Service
 from llada_uni.ui.fields import Field, fields
 from llada_uni.ui.orders import Form
-from llada_uni.ui.runs import Place, look, message, run
+from llada_uni.ui.runs import Place, Stops, look, message, run
 
 __all__ = ["HEAD", "ICON", "build", "look_of", "script", "style"]
 
@@ -38,14 +39,15 @@ _WORDS = {
 
 
 def build(service: Service, *, sketches: bool = True) -> gr.Blocks:
-    """The page for ``service``."""
+    """The page for ``service``; ``sketches``: whether pictures are shown while their tokens are written."""
+    stops = Stops()
     name = service.settings.names[0]
     with gr.Blocks(title="llada-uni", analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML(_widget("header", name=name), elem_classes="ll-plain")
         with gr.Tabs(elem_id="ll-tabs", overflow_behavior="wrap"):
             for tab, title in (("generate", "Generate"), ("ask", "Ask"), ("edit", "Edit"), ("story", "Story")):
                 with gr.Tab(title, id=tab, render_children=True, elem_id=f"ll-tab-{tab}"):
-                    _form(service, tab, sketches=sketches)
+                    _form(service, tab, stops, sketches=sketches)
             with gr.Tab("Inspect", id="inspect", render_children=True, elem_id="ll-tab-inspect"):
                 gr.HTML(_widget("inspect"), elem_classes="ll-plain")
         gr.HTML(_widget("history"), elem_classes="ll-plain")
@@ -56,17 +58,17 @@ def build(service: Service, *, sketches: bool = True) -> gr.Blocks:
 
 def style() -> str:
     """Rules of the page."""
-    return resources.files(__package__).joinpath("page.css").read_text("utf-8")
+    return resources.files("llada_uni.ui").joinpath("page.css").read_text("utf-8")
 
 
 def script() -> str:
     """Script of the page, as the function that Gradio calls when it is loaded."""
-    return resources.files(__package__).joinpath("page.js").read_text("utf-8")
+    return resources.files("llada_uni.ui").joinpath("page.js").read_text("utf-8")
 
 
-def look_of() -> gr.themes.Base:
+def look_of() -> themes.Base:
     """Colours, fonts of the visitor's own system, and roundings."""
-    theme = gr.themes.Base(
+    theme = themes.Base(
         primary_hue="indigo",
         secondary_hue="indigo",
         neutral_hue="slate",
@@ -107,7 +109,7 @@ def _widget(kind: str, **data: str) -> str:
     return f'<div class="ll ll-{kind}" data-ll="{kind}"{more}></div>'
 
 
-def _form(service: Service, tab: str, *, sketches: bool) -> None:
+def _form(service: Service, tab: str, stops: Stops, *, sketches: bool) -> None:
     label, hint, verb = _WORDS[tab]
     tab_fields = fields(tab, service.engine.networks)
     with gr.Row(elem_classes="ll-row"):
@@ -127,9 +129,9 @@ def _form(service: Service, tab: str, *, sketches: bool) -> None:
             gr.HTML(_widget("stage", tab=tab), elem_classes="ll-plain")
     slots = [gr.Textbox(visible=False) for _ in range(3)]
     outputs = [gr.HTML(visible="hidden", js_on_load=None) for _ in range(2)]
-    event = gr.on(
+    gr.on(
         [start.click, words.submit],
-        _runner(service, tab, len(settings), sketches=sketches),
+        _runner(service, tab, len(settings), stops, sketches=sketches),
         [words, *settings, *slots],
         outputs,
         js=f"(...values) => window.llada.gather({tab!r}, values)",
@@ -137,7 +139,15 @@ def _form(service: Service, tab: str, *, sketches: bool) -> None:
         api_visibility="private",
         concurrency_limit=_AT_ONCE,
     )
-    stop.click(None, None, None, cancels=[event], js=f"() => window.llada.stopped({tab!r})", api_visibility="private")
+    stop.click(
+        lambda number: stops.stop(str(number)[:64]),
+        slots[:1],
+        None,
+        js=f"() => window.llada.stopped({tab!r})",
+        show_progress="hidden",
+        api_visibility="private",
+        concurrency_limit=_AT_ONCE,
+    )
 
 
 def _input(tab: str, field: Field) -> Any:
@@ -154,11 +164,11 @@ def _input(tab: str, field: Field) -> Any:
     return gr.Textbox(value="", placeholder="automatic", lines=1, max_lines=1, **about)
 
 
-def _runner(service: Service, tab: str, count: int, *, sketches: bool) -> Callable[..., Any]:
+def _runner(service: Service, tab: str, count: int, stops: Stops, *, sketches: bool) -> Callable[..., Any]:
     async def carried_out(request: gr.Request, *sent: Any) -> AsyncGenerator[Any, None]:
         words, values, (picture, mask, number) = sent[0], sent[1 : 1 + count], sent[1 + count :]
         form = Form(tab=tab, words=words, values=values, picture=picture, mask=mask)
-        place = Place(number=str(number)[:64], url=_address(request), sketches=sketches)
+        place = Place(number=str(number)[:64], url=_address(request), sketches=sketches, stops=stops)
         async for told in run(service, form, place):
             kept = gr.skip() if told.kept is None else message(told.kept)
             yield message(told.now), kept

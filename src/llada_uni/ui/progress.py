@@ -78,9 +78,10 @@ class Progress:
             self._text, self._told, self._tokens = TextStream(self._tokenizer), "", {}
             return
         count = event.grid.num_tokens
-        self.codes, self._confidence, self._steps_of = [None] * count, [None] * count, [None] * count
+        known: list[int | None] = [None] * count
+        self.codes, self._confidence, self._steps_of = known, [None] * count, [None] * count
         for place, code in zip(told["given"]["positions"], told["given"]["codes"], strict=True):
-            self.codes[place], self._steps_of[place] = code, 0
+            known[place], self._steps_of[place] = code, 0
 
     def _step(self, event: StepDone) -> None:
         self.steps += 1

@@ -6,8 +6,9 @@ import html
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
@@ -24,18 +25,45 @@ from llada_uni.ui.progress import Progress
 from llada_uni.ui.sketches import Sketcher
 from llada_uni.ui.snippets import curl_text, python_text
 
-__all__ = ["Place", "Told", "fault_line", "look", "message", "run"]
+__all__ = ["Place", "Stops", "Told", "fault_line", "look", "message", "run"]
 
 _log = logging.getLogger("llada_uni.serving")
 _PREVIEWS = 6
 _PACE_S = 0.1
 _SKETCH_PX = 512
 _LONGEST_ERROR = 300
+_MOST_EARLY = 256
+
+
+class Stops:
+    """Runs that can be stopped by their number, also one whose stop comes before it has begun."""
+
+    def __init__(self) -> None:
+        self._live: dict[str, Callable[[], None]] = {}
+        self._early: deque[str] = deque(maxlen=_MOST_EARLY)
+
+    def begin(self, number: str, give_up: Callable[[], None]) -> None:
+        """A run is under way; ``give_up`` ends it."""
+        self._live[number] = give_up
+        if number in self._early:
+            give_up()
+
+    def end(self, number: str) -> None:
+        """It is over."""
+        self._live.pop(number, None)
+
+    def stop(self, number: str) -> None:
+        """Give a run up."""
+        give_up = self._live.get(number)
+        if give_up is None:
+            self._early.append(number)
+        else:
+            give_up()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a run belongs: its ``number`` (given by the browser), the ``url`` of the server, and who may sketch.
+    """Where a run belongs: its ``number`` (given by the browser), the ``url`` of the server, and how it is stopped.
 
     ``sketches``: whether pictures are shown while their tokens are written.
     """
@@ -43,6 +71,7 @@ class Place:
     number: str
     url: str
     sketches: bool = True
+    stops: Stops = field(default_factory=Stops)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +137,7 @@ class _Run:
         """What to show, until the result."""
         wants = Wants(blocks=True, steps=True, previews=_PREVIEWS)
         submitted = Submitted(self._service.engine, [self._order.work], wants, None)
+        self._place.stops.begin(self._place.number, submitted.cancel)
         try:
             async for heard in submitted.events():
                 if isinstance(heard.event, Done):
@@ -120,6 +150,7 @@ class _Run:
         finally:
             submitted.cancel()
             self._sketcher.stop()
+            self._place.stops.end(self._place.number)
 
     async def _new(self, event: Any) -> bool:
         """Take note of an event; returns whether it is time to show something."""

@@ -88,10 +88,11 @@ def _ask(call: Call, url: str, options: Mapping[str, Any], needs_key: bool) -> s
     mark = "PICTURE"
     shown = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{mark}"}}
     content = [shown, {"type": "text", "text": call.words}]
-    before, _, after = _dumps({"messages": [{"role": "user", "content": content}]} | options).partition(mark)
-    body = f"printf %s {shlex.quote(before)}; base64 < {PICTURE} | tr -d '\\n'; printf %s {shlex.quote(after)}"
+    body = {"messages": [{"role": "user", "content": content}], **options}
+    before, _, after = _dumps(body).partition(mark)
+    pieces = f"printf %s {shlex.quote(before)}; base64 < {PICTURE} | tr -d '\\n'; printf %s {shlex.quote(after)}"
     sent = f"{_curl(url, 'chat/completions', needs_key)} \\\n  {_JSON} --data-binary @-"
-    return f"{{ {body}; }} \\\n  | {sent} \\\n  | {_python(_SAY)}\n"
+    return f"{{ {pieces}; }} \\\n  | {sent} \\\n  | {_python(_SAY)}\n"
 
 
 def _curl(url: str, place: str, needs_key: bool) -> str:
