@@ -79,6 +79,9 @@ def serve(
     revision: opt.Revision = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    compile_decoder: opt.CompileDecoder = False,
+    graph_decoder: opt.GraphDecoder = False,
+    vae_tile: opt.VaeTile = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     api_key: ApiKey = None,
@@ -112,7 +115,8 @@ def serve(
     from llada_uni.serving.engine import Engine
     from llada_uni.serving.lanes import EngineSettings
 
-    networks = open_model(model, revision=revision, device=device, dtype=dtype).networks
+    pixels = opt.pixel_options(compile_decoder, graph_decoder, vae_tile)
+    networks = open_model(model, revision=revision, device=device, dtype=dtype, pixels=pixels).networks
     changes: dict[str, Any] = {"max_requests": max_requests, "deadline_s": timeout}
     changes |= {} if max_branches is None else {"max_branches": max_branches}
     with listening_socket(host, port) as socket:
