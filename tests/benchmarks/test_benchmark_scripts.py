@@ -118,7 +118,7 @@ def test_decoder_options_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     run("decoder_options", monkeypatch, "--model", str(checkpoint), "--count", "2", "--step-cache", "0.1", "0.5",
         "--interval", "0", "0.1", "--vae-tile", "24", "--out", str(out))  # fmt: skip
     rows = {(row["group"], row["route"]): row for row in json.loads(out.read_text())["numbers"]["routes"]}
-    assert rows["normal", "exact"]["row_evaluations_per_picture"] == 6
+    assert rows["turbo", "exact"]["row_evaluations_per_picture"] == 3
     assert rows["guided", "exact"]["row_evaluations_per_picture"] == 12
     assert rows["guided", "interval 0 to 0.1"]["row_evaluations_per_picture"] == 9
     for group in ("turbo", "normal", "guided"):

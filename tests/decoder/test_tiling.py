@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+import llada_uni
 from llada_uni.decoder import VAE, VAEConfig
 from llada_uni.decoder.tiling import AUTO_PIXELS, Tiling, blend_tiles, decode, encode, spans, tiling_for
 from llada_uni.errors import ConfigError, SizeError
+from llada_uni.scenes import SceneGraph, SceneObject, render
+from llada_uni.weights.load import load_vae
 
+NANO = Path(str(llada_uni.__file__)).parent / "nano"
 SMALL = VAEConfig(
     block_out_channels=(8, 16),
     layers_per_block=1,
@@ -98,6 +104,41 @@ def test_there_is_no_seam() -> None:
     assert max(float(steps[edge - 1]) for edge in edges) <= float(usual.max()) * 1.05
     butted = torch.cat([vae.decode(latents[..., :24, :]), vae.decode(latents[..., 24:, :])], dim=-2)
     assert (tiled - whole).abs().mean() < (butted - whole).abs().mean() * 2
+
+
+@pytest.mark.parametrize("way", ["decode", "encode"])
+def test_tiles_are_normalised_like_the_whole_picture(way: str) -> None:
+    """A picture whose halves differ: tiles normalised by themselves would level them out."""
+    vae = random_vae()
+    generator = torch.Generator().manual_seed(1)
+    fine = torch.randn(1, 4, 48, 48, dtype=torch.float64, generator=generator)
+    fine[..., 24:] = 0.2 * fine[..., 24:] + 2.0
+    if way == "encode":
+        fine = torch.nn.functional.interpolate(fine[:, :3], scale_factor=2.0)
+    tiling = Tiling(tile_px=48)
+
+    def run(how: Tiling | None) -> Tensor:
+        return decode(vae, fine, how) if way == "decode" else encode(vae, fine, how)[0]
+
+    alone = (
+        blend_tiles(vae.decode, fine, 24, 6, scale_out=2)
+        if way == "decode"
+        else blend_tiles(lambda part: vae.encode(part)[0], fine, 24, 6, scale_in=2)
+    )
+    whole = run(None)
+    assert (run(tiling) - whole).abs().mean() < 0.5 * (alone - whole).abs().mean()
+    assert torch.equal(run(None), whole), "the networks are as they were"
+
+
+def test_nanos_pictures_in_tiles_look_the_same() -> None:
+    """Of 255: tiles of 16 x 16 cells of a picture of 32 x 32, far smaller than tiles that are used."""
+    scene = SceneGraph(objects=(SceneObject(kind="fish", colour="blue", size="large", row=2, column=2),))
+    vae = load_vae(NANO)
+    pixels = torch.from_numpy(np.array(render(scene))).permute(2, 0, 1)[None].float() / 127.5 - 1
+    with torch.inference_mode():
+        latents, _ = vae.encode(pixels)
+        whole, tiled = vae.decode(latents), decode(vae, latents, Tiling(tile_px=64))
+    assert float((whole - tiled).clamp(-2, 2).abs().mean()) * 127.5 < 4
 
 
 def test_a_flat_picture_stays_flat_across_tiles() -> None:

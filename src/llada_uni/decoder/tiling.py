@@ -1,19 +1,23 @@
 """The autoencoder on large pictures, tile by tile: memory of one tile instead of the whole picture.
 
 Tiles overlap, and where they do the results are blended: each fades out linearly while its neighbour fades in. A tile
-does not see the rest of the picture (normalisation and attention cover the tile alone, and its borders are padded), so
-that the result is close to the whole computation, not equal to it; one tile that covers everything is the whole
-computation.
+by itself would be normalised by its own mean and spread, which shifts colours from tile to tile; instead all tiles are
+normalised as a small version of the whole picture is, of which every few cells are taken. Attention covers the tile
+alone and its borders are padded, so that the result is close to the whole computation, not equal to it; one tile that
+covers everything is the whole computation.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llada_uni.decoder.vae import VAE
 from llada_uni.errors import ConfigError, SizeError
@@ -66,9 +70,12 @@ def tiling_for(height: int, width: int, tile_px: int | None) -> Tiling | None:
 
 def decode(vae: VAE, latents: Tensor, tiling: Tiling | None) -> Tensor:
     """``vae.decode`` of raw latents [B, C, h, w], in tiles (float32 or wider then) unless ``tiling`` is None."""
-    if tiling is None:
+    factor = vae.config.factor
+    side, overlap = (0, 0) if tiling is None else tiling.cells(factor)
+    if tiling is None or max(latents.shape[-2:]) <= side:
         return vae.decode(latents)
-    return blend_tiles(vae.decode, latents, *tiling.cells(vae.config.factor), scale_out=vae.config.factor)
+    with _normalised_like(vae.decoder, lambda: vae.decode(_sampled(latents, side, 1))):
+        return blend_tiles(vae.decode, latents, side, overlap, scale_out=factor)
 
 
 def encode(vae: VAE, images: Tensor, tiling: Tiling | None) -> tuple[Tensor, Tensor]:
@@ -78,11 +85,12 @@ def encode(vae: VAE, images: Tensor, tiling: Tiling | None) -> tuple[Tensor, Ten
         SizeError: a side is not a multiple of the autoencoder's factor.
     """
     factor = vae.config.factor
-    if tiling is None or images.shape[-2] % factor or images.shape[-1] % factor:
+    side, overlap = (0, 0) if tiling is None else tiling.cells(factor)
+    ragged = images.shape[-2] % factor or images.shape[-1] % factor
+    if tiling is None or ragged or max(images.shape[-2:]) <= side * factor:
         return vae.encode(images)
-    moments = blend_tiles(
-        lambda part: torch.cat(vae.encode(part), dim=1), images, *tiling.cells(factor), scale_in=factor
-    )
+    with _normalised_like(vae.encoder, lambda: vae.encode(_sampled(images, side * factor, factor))):
+        moments = blend_tiles(lambda part: torch.cat(vae.encode(part), dim=1), images, side, overlap, scale_in=factor)
     mean, logvar = moments.chunk(2, dim=1)
     return mean, logvar
 
@@ -148,3 +156,49 @@ def _rise(length: int) -> Tensor:
 
 def _scaled(span: tuple[int, int], scale: int) -> slice:
     return slice(span[0] * scale, span[1] * scale)
+
+
+def _sampled(x: Tensor, side: int, multiple: int) -> Tensor:
+    """Every few rows and columns of [..., H, W], so that both are at most ``side`` and multiples of ``multiple``."""
+    down, across = (math.ceil(size / side) for size in x.shape[-2:])
+    small = x[..., ::down, ::across]
+    height, width = (max(size // multiple, 1) * multiple for size in small.shape[-2:])
+    return small[..., :height, :width]
+
+
+@contextmanager
+def _normalised_like(network: nn.Module, example: Callable[[], Any]) -> Iterator[None]:
+    """Inside, the group norms of ``network`` use the means and variances that they have in ``example()``."""
+    norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
+    noted: dict[nn.GroupNorm, tuple[Tensor, Tensor]] = {}
+    noting = [norm.register_forward_pre_hook(partial(_note, noted)) for norm in norms]
+    try:
+        example()
+    finally:
+        for hook in noting:
+            hook.remove()
+    using = [norm.register_forward_hook(partial(_apply, noted)) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in using:
+            hook.remove()
+
+
+def _grouped(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, groups, C / groups, H, W], float32 or wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(1, (norm.num_groups, -1))
+
+
+def _note(noted: dict[nn.GroupNorm, tuple[Tensor, Tensor]], norm: nn.GroupNorm, inputs: tuple[Tensor]) -> None:
+    groups = _grouped(norm, inputs[0])
+    over = {"dim": (2, 3, 4), "keepdim": True}
+    noted[norm] = groups.mean(**over), groups.var(**over, unbiased=False)
+
+
+def _apply(
+    noted: dict[nn.GroupNorm, tuple[Tensor, Tensor]], norm: nn.GroupNorm, inputs: tuple[Tensor], _: Tensor
+) -> Tensor:
+    mean, variance = noted[norm]
+    flat = ((_grouped(norm, inputs[0]) - mean) * (variance + norm.eps).rsqrt()).flatten(1, 2)
+    return (flat * norm.weight[:, None, None] + norm.bias[:, None, None]).to(inputs[0].dtype)
