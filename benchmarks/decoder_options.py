@@ -3,8 +3,8 @@
 Scenes of the world are rendered and encoded to their true codes. Each route decodes them, one picture after another in
 turn, so that a busy machine slows all routes alike. "plain" calls the decoder directly, which refines the condition in
 every evaluation; "refined once" does that once per picture, both guidance branches together, and nothing else ahead;
-"exact" is what the pipeline does unless told otherwise. The other routes are compared with the exact one of their group:
-difference of pixels, pictures that the verifier reads as a scene that satisfies the caption.
+"exact" is what the pipeline does unless told otherwise. The other routes are compared with the exact one of their
+group: difference of pixels, pictures that the verifier reads as a scene that satisfies the caption.
 
 python benchmarks/decoder_options.py --count 10 --out benchmarks/results/decoder_options_nano.json
 """
