@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         LladaUni,
         LladaUniPipeline,
         OutpaintTask,
+        PixelOptions,
         TextResult,
         Turn,
         VaryTask,
@@ -73,6 +74,7 @@ __all__ = [
     "LladaUniPipeline",
     "OfflineError",
     "OutpaintTask",
+    "PixelOptions",
     "PromptError",
     "ResourceError",
     "SizeError",
@@ -98,7 +100,8 @@ _ROOM = {
     **dict.fromkeys([name for name in __all__ if name.endswith("Task")], "llada_uni.pipeline"),
     **dict.fromkeys(["Conversation", "Turn"], "llada_uni.pipeline"),
     **dict.fromkeys(
-        ["EncodedImage", "ImageResult", "LladaUni", "LladaUniPipeline", "TextResult"], "llada_uni.pipeline"
+        ["EncodedImage", "ImageResult", "LladaUni", "LladaUniPipeline", "PixelOptions", "TextResult"],
+        "llada_uni.pipeline",
     ),
     **dict.fromkeys([name for name in __all__ if name.startswith("load_")], "llada_uni.weights.load"),
 }

@@ -113,6 +113,21 @@ def test_decoders_and_scenebench_end_to_end(
     assert "1/1" in capsys.readouterr().err
 
 
+def test_decoder_options_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, out = write_tiny_checkpoint(tmp_path / "tiny"), tmp_path / "out.json"
+    run("decoder_options", monkeypatch, "--model", str(checkpoint), "--count", "2", "--step-cache", "0.1", "0.5",
+        "--interval", "0", "0.1", "--vae-tile", "24", "--out", str(out))  # fmt: skip
+    rows = {(row["group"], row["route"]): row for row in json.loads(out.read_text())["numbers"]["routes"]}
+    assert rows["turbo", "exact"]["row_evaluations_per_picture"] == 3
+    assert rows["guided", "exact"]["row_evaluations_per_picture"] == 12
+    assert rows["guided", "interval 0 to 0.1"]["row_evaluations_per_picture"] == 9
+    for group in ("turbo", "normal", "guided"):
+        assert rows[group, "plain"]["pixels_equal"]
+        assert rows[group, "exact"]["times_faster_than_exact"] == 1
+    assert rows["turbo", "tiles of 24"]["pixel_difference_mean"] > 0
+    assert rows["normal", "step cache 0.5"]["total"] == 2
+
+
 def test_sprint_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint, out = write_tiny_checkpoint(tmp_path / "tiny"), tmp_path / "out.json"
     run("sprint", monkeypatch, "--model", str(checkpoint), "--count", "2", "--keep-ratio", "1", "0.4", "--threshold",

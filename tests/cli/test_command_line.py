@@ -98,6 +98,54 @@ def test_every_option_reaches_the_model(checkpoint: str, capsys: pytest.CaptureF
         assert settings[flag.strip("-").replace("-", "_")] == value
 
 
+def test_decoder_options_reach_the_model(
+    checkpoint: str, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = tmp_path / "photo.codes.json"
+    assert run(["encode", photo, "--model", checkpoint, "-o", str(codes)]) == 0
+    capsys.readouterr()
+    given = [
+        "--decoder",
+        "normal",
+        "--decoder-guidance",
+        "1.5",
+        "--guidance-interval",
+        "0.1,0.6",
+        "--step-cache",
+        "0.2",
+    ]
+    drawing = ["--vae-tile", "64"]
+    commands = (
+        ["generate", "a", *drawing], ["edit", photo, "b", *drawing], ["decode", str(codes), *drawing],
+        ["story", "a", "--max-frames", "1"], ["vary", photo, "c"],
+    )  # fmt: skip
+    for command in commands:
+        assert run([*command, "--model", checkpoint, "--seed", "1", "--json", *given]) == 0
+        settings = json.loads(capsys.readouterr().out)["settings"]
+        found = [settings[name] for name in ("decoder_guidance", "guidance_interval", "step_cache")]
+        assert found == [1.5, [0.1, 0.6], 0.2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--guidance-interval", "0.1"], "--guidance-interval: expected LOW,HIGH such as 0.1,0.8, got '0.1'"),
+        (["--guidance-interval", "a,b"], "--guidance-interval: expected LOW,HIGH"),
+        (["--guidance-interval", "0,1"], "draws without guidance"),
+        (["--step-cache", "2"], "step_cache: expected a number above 0 to 1, got 2"),
+        (["--vae-tile", "8"], "vae_tile_px: expected a whole number from 64, got 8"),
+        (["--graph-decoder", "--device", "cpu"], "graph_decoder: expected a CUDA device, got cpu"),
+    ],
+)
+def test_wrong_decoder_options_are_one_line(
+    checkpoint: str, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["generate", "a", "--model", checkpoint, *options]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert "Traceback" not in error
+
+
 def test_sprint_options_reach_the_model(checkpoint: str, photo: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--model", checkpoint, "--seed", "1", "--json", "--sprint", "readme", "--keep-ratio", "0.25"]
     for command in (["generate", "a"], ["understand", photo, "how many?", "--max-new-tokens", "4"]):

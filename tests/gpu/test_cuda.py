@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
+from llada_uni import EncodedImage, PixelOptions, TokenGrid
 from llada_uni.backbone.config import BackboneConfig
 from llada_uni.backbone.model import Backbone
+from llada_uni.decoder import Decoder, DecoderConfig
+from llada_uni.decoder.graphs import DecoderGraphs
 from llada_uni.layers.attention import attend
 from llada_uni.pipeline import LladaUni
 from llada_uni.scenes import SceneGraph, SceneObject, render
@@ -86,3 +92,54 @@ def test_a_picture_is_computed_on_the_device(models: tuple[LladaUni, LladaUni]) 
     before = torch.cuda.memory_allocated()
     models[1].generate_image(["a red ball", "two green trees"], seed=0)
     assert torch.cuda.max_memory_allocated() > before + 1_000_000
+
+
+# The pixel decoder's options
+
+
+def codes_to_pixels(model: LladaUni, seeds: list[int], **options: Any) -> list[np.ndarray]:
+    codes = tuple(index * 37 % 512 for index in range(64))
+    encoded = EncodedImage(codes=codes, grid=TokenGrid(8, 8), model="nano")
+    results = model.decode_image([encoded] * len(seeds), seed=seeds, **options)
+    return [np.asarray(result.image).astype(np.int16) for result in results]
+
+
+@pytest.mark.parametrize("decoder", ["turbo", "normal"])
+@pytest.mark.parametrize("compile_decoder", [False, True])
+def test_captured_evaluations_draw_the_same_pictures(
+    models: tuple[LladaUni, LladaUni], decoder: str, compile_decoder: bool
+) -> None:
+    pixels = PixelOptions(graph_decoder=True, compile_decoder=compile_decoder)
+    captured = LladaUni.from_pretrained("nano", device="cuda", dtype="float32", pixels=pixels)
+    guidance = None if decoder == "turbo" else 2.0
+    expected = codes_to_pixels(models[1], [1, 2], decoder=decoder, decoder_guidance=guidance)
+    found = codes_to_pixels(captured, [1, 2], decoder=decoder, decoder_guidance=guidance)
+    for one, other in zip(found, expected, strict=True):
+        assert np.abs(one - other).mean() < 0.5
+    network = captured.networks.decoder(decoder)
+    graphs = captured.networks.shared_work(network).graphs
+    assert graphs is not None
+    assert graphs.num_captured == 1
+
+
+def test_pictures_of_two_sizes_take_turns_on_captured_evaluations() -> None:
+    torch.manual_seed(0)
+    config = DecoderConfig(
+        dim=96, n_heads=4, axes_dims=(8, 8, 8), n_layers=3, n_refiner_layers=1, in_channels=4, cap_feat_dim=16,
+        time_hidden_dim=32,
+    )  # fmt: skip
+    decoder = Decoder(config).cuda().requires_grad_(False)
+    for parameter in decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    graphs = DecoderGraphs()
+    pictures = []
+    for rows, columns in ((8, 8), (8, 8), (4, 12)):
+        features = torch.randn(1, rows * columns, 16, device="cuda")
+        latents = torch.randn(1, 4, 2 * rows, 2 * columns, device="cuda")
+        pictures.append((latents, decoder.prepare(features, (rows, columns))))
+    for step in range(4):
+        time = torch.full((1,), 0.2 * step, device="cuda")
+        for latents, context in pictures:
+            found = graphs(decoder, latents + step, time, context)
+            torch.testing.assert_close(found, decoder(latents + step, time, context), atol=1e-4, rtol=1e-4)
+    assert graphs.num_captured == 2

@@ -67,6 +67,7 @@ def test_unset_arguments_take_the_presets_of_the_checkpoint(model: LladaUni) -> 
         "height": 32, "width": 32, "block_length": 16, "steps_per_block": 4, "guidance_scale": 2.0,
         "guidance_rescale": 0.7, "commit_order": "confidence", "time_shift": 1.0, "decoder_guidance": 1.0,
         "confidence_threshold": 0.95, "temperature": 0.0, "decoder": "turbo", "num_steps": 3, "sprint": None,
+        "guidance_interval": None, "step_cache": None,
     }  # fmt: skip
     settings = model.generate_image("a", seed=1, decoder="normal", steps_per_block=2, width=48, height=32).settings
     assert settings["num_steps"] == 6
@@ -331,6 +332,7 @@ def test_pixels_are_cut_to_eight_bits_as_released(model: LladaUni) -> None:
     class Echo(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            self.config = model.networks.vae.config
             self.weight = torch.nn.Parameter(torch.zeros(1))
 
         def from_model(self, latents: torch.Tensor) -> torch.Tensor:

@@ -88,6 +88,21 @@ def test_the_negative_condition_is_zero_and_scale_one_is_off() -> None:
     torch.testing.assert_close(nothing[0], plain[0])
 
 
+def test_outside_the_interval_one_branch_is_computed() -> None:
+    condition, settings = features(2), {"num_steps": 10, "time_shift": 1.0, "guidance_scale": 3.0}
+    field = Field()
+    limited = run(field, condition, [1, 2], FlowSettings(**settings, guidance_interval=(0.3, 0.6)))
+    assert field.batches == [2, 2, 2, 4, 4, 4, 4, 2, 2, 2]
+    always = run(Field(), condition, [1, 2], FlowSettings(**settings))
+    whole = run(Field(), condition, [1, 2], FlowSettings(**settings, guidance_interval=(0.0, 1.0)))
+    never = run(Field(), condition, [1, 2], FlowSettings(**settings, guidance_interval=(0.95, 1.0)))
+    off = run(Field(), condition, [1, 2], FlowSettings(**settings | {"guidance_scale": 1.0}))
+    assert torch.equal(always[0], whole[0])
+    assert torch.equal(never[0], off[0])
+    assert not torch.allclose(limited[0], always[0])
+    assert not torch.allclose(limited[0], off[0])
+
+
 def test_renoise_ratio_zero_equals_euler() -> None:
     renoised = FlowSettings(solver="renoise", num_steps=6, renoise_ratio=0.0)
     torch.testing.assert_close(
@@ -116,5 +131,8 @@ def test_impossible_settings_are_refused() -> None:
     for bad in ({"num_steps": 0}, {"time_shift": 0.0}, {"renoise_ratio": 1.5}):
         with pytest.raises(ConfigError, match="expected"):
             FlowSettings(**bad)  # type: ignore[arg-type]
+    for interval in ((0.5, 0.4), (-0.1, 0.5), (0.5, 1.1)):
+        with pytest.raises(ConfigError, match="guidance_interval with 0 <= low <= high <= 1"):
+            FlowSettings(guidance_interval=interval)
     with pytest.raises(ConfigError, match="one seed per row"):
         list(sample_latents(Field(), features(2), latent_shape=SHAPE, seeds=[1], settings=RELEASED_TURBO))

@@ -21,9 +21,12 @@ from serving_helpers import Live
 from llada_uni.cli.main import run
 from llada_uni.errors import ConfigError
 from llada_uni.pipeline import LladaUni
+from llada_uni.serving.bodies import GenerationBody
 from llada_uni.serving.guard import _digest, has_key
+from llada_uni.serving.image_routes import generation_task, picture_options
 from llada_uni.serving.lanes import EngineSettings
 from llada_uni.serving.limits import Limits, ServerSettings
+from llada_uni.serving.running import Service
 
 CHAT, IMAGES = "/v1/chat/completions", "/v1/images/generations"
 HELLO = {"messages": [{"role": "user", "content": "hello"}]}
@@ -242,3 +245,24 @@ def test_limits_are_checked() -> None:
         Limits(body_bytes=0)
     with pytest.raises(ConfigError, match="names"):
         ServerSettings(names=())
+
+
+# --- decoder options ----------------------------------------------------------------------------------------------
+
+
+def test_decoder_options_reach_the_task(live: Live) -> None:
+    given = {"decoder": "normal", "decoder_guidance": 1.5, "guidance_interval": [0.1, 0.6], "step_cache": 0.2}
+    service = Service(live.engine, ServerSettings())
+    for interval in ([0.1, 0.6], "0.1,0.6"):
+        body = GenerationBody.model_validate({"prompt": "a"} | given | {"guidance_interval": interval})
+        task = generation_task("a", 1, body, picture_options(service, body))
+        assert {name: getattr(task, name) for name in given} == given
+
+
+def test_decoder_options_are_taken_by_every_route(http: httpx.Client) -> None:
+    given = {"decoder": "normal", "num_steps": 2, "decoder_guidance": 1.5, "guidance_interval": [0, 1]}
+    given["step_cache"] = 0.2
+    assert http.post(IMAGES, json={"prompt": "a"} | given).status_code == 200
+    for modalities in (["image"], ["text", "image"]):
+        reply = http.post(CHAT, json=HELLO | given | {"modalities": modalities, "max_frames": 1})
+        assert reply.status_code == 200, reply.text

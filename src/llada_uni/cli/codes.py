@@ -63,6 +63,12 @@ def decode(
     dtype: opt.Dtype = None,
     num_steps: opt.NumSteps = None,
     decoder: opt.Decoder = None,
+    decoder_guidance: opt.DecoderGuidance = None,
+    guidance_interval: opt.GuidanceInterval = None,
+    step_cache: opt.StepCache = None,
+    compile_decoder: opt.CompileDecoder = False,
+    graph_decoder: opt.GraphDecoder = False,
+    vae_tile: opt.VaeTile = None,
 ) -> None:
     """Turn codes into a picture."""
     path = check_picture_path(output, as_json=as_json)
@@ -71,8 +77,17 @@ def decode(
     from llada_uni.pipeline import EncodedImage
 
     encoded = EncodedImage.from_dict(_stdin_json(), source="-") if codes == out.STANDARD else EncodedImage.load(codes)
-    pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
-    result = pipeline.decode_image(encoded, seed=seed, num_steps=num_steps, decoder=decoder)
+    pixels = opt.pixel_options(compile_decoder, graph_decoder, vae_tile)
+    pipeline = open_model(model, revision=revision, device=device, dtype=dtype, pixels=pixels)
+    result = pipeline.decode_image(
+        encoded,
+        seed=seed,
+        num_steps=num_steps,
+        decoder=decoder,
+        decoder_guidance=decoder_guidance,
+        guidance_interval=opt.parse_interval(guidance_interval),
+        step_cache=step_cache,
+    )
     stem = "picture" if codes == out.STANDARD else Path(codes).name.split(".")[0]
     write_picture(result, output, path, stem=stem, as_json=as_json)
 

@@ -41,8 +41,14 @@ def edit(
     temperature: opt.Temperature = None,
     num_steps: opt.NumSteps = None,
     decoder: opt.Decoder = None,
+    decoder_guidance: opt.DecoderGuidance = None,
+    guidance_interval: opt.GuidanceInterval = None,
+    step_cache: opt.StepCache = None,
     sprint: opt.Sprint = None,
     keep_ratio: opt.KeepRatio = None,
+    compile_decoder: opt.CompileDecoder = False,
+    graph_decoder: opt.GraphDecoder = False,
+    vae_tile: opt.VaeTile = None,
 ) -> None:
     """Change a picture, or make one out of several, as an instruction says."""
     images, instruction = split_inputs(inputs, example='edit photo.jpg "make it snow"', what="an instruction")
@@ -52,7 +58,8 @@ def edit(
     from llada_uni.cli.loading import open_model
     from llada_uni.cli.progress import follow
 
-    pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
+    pixels = opt.pixel_options(compile_decoder, graph_decoder, vae_tile)
+    pipeline = open_model(model, revision=revision, device=device, dtype=dtype, pixels=pixels)
     options: dict[str, Any] = {
         "height": height,
         "width": width,
@@ -64,6 +71,9 @@ def edit(
         "temperature": temperature,
         "num_steps": num_steps,
         "decoder": decoder,
+        "decoder_guidance": decoder_guidance,
+        "guidance_interval": opt.parse_interval(guidance_interval),
+        "step_cache": step_cache,
         "sprint": sprint,
         "keep_ratio": keep_ratio,
         "crop": crop,

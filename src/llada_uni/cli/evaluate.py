@@ -43,6 +43,9 @@ def scenebench(
     temperature: opt.Temperature = None,
     num_steps: opt.NumSteps = None,
     decoder: opt.Decoder = None,
+    decoder_guidance: opt.DecoderGuidance = None,
+    guidance_interval: opt.GuidanceInterval = None,
+    step_cache: opt.StepCache = None,
 ) -> None:
     """SceneBench v1: does the picture show what the prompt says, does the answer fit the picture."""
     path = out.target(output, as_json=as_json)
@@ -58,6 +61,9 @@ def scenebench(
         "temperature": temperature,
         "num_steps": num_steps,
         "decoder": decoder,
+        "decoder_guidance": decoder_guidance,
+        "guidance_interval": opt.parse_interval(guidance_interval),
+        "step_cache": step_cache,
     }
     report = run_scenebench(
         pipeline, limit=limit, seed=seed, categories=category or None, progress=_tell, settings=settings

@@ -39,6 +39,9 @@ def generate(
     temperature: opt.Temperature = None,
     num_steps: opt.NumSteps = None,
     decoder: opt.Decoder = None,
+    decoder_guidance: opt.DecoderGuidance = None,
+    guidance_interval: opt.GuidanceInterval = None,
+    step_cache: opt.StepCache = None,
     sprint: opt.Sprint = None,
     keep_ratio: opt.KeepRatio = None,
     thinking: opt.Thinking = False,
@@ -46,6 +49,9 @@ def generate(
     thinking_temperature: opt.ThinkingTemperature = None,
     thinking_top_p: opt.ThinkingTopP = None,
     film: opt.Film = None,
+    compile_decoder: opt.CompileDecoder = False,
+    graph_decoder: opt.GraphDecoder = False,
+    vae_tile: opt.VaeTile = None,
 ) -> None:
     """Make a picture from words; the seed that was used is always printed."""
     words = read_words(prompt)
@@ -54,7 +60,8 @@ def generate(
 
     from llada_uni.cli.loading import open_model
 
-    pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
+    pixels = opt.pixel_options(compile_decoder, graph_decoder, vae_tile)
+    pipeline = open_model(model, revision=revision, device=device, dtype=dtype, pixels=pixels)
     events = pipeline.stream_image(
         words,
         height=height,
@@ -66,6 +73,9 @@ def generate(
         temperature=temperature,
         num_steps=num_steps,
         decoder=decoder,
+        decoder_guidance=decoder_guidance,
+        guidance_interval=opt.parse_interval(guidance_interval),
+        step_cache=step_cache,
         sprint=sprint,
         keep_ratio=keep_ratio,
         thinking=thinking,

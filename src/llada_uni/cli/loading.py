@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llada_uni.pipeline import LladaUni
+    from llada_uni.pipeline.pixels import PixelOptions
 
 __all__ = ["open_model", "use_all_cores"]
 
 
-def open_model(model: str, *, revision: str | None, device: str, dtype: str | None) -> LladaUni:
-    """The pipeline behind ``--model``, ``--revision``, ``--device`` and ``--dtype``."""
+def open_model(
+    model: str, *, revision: str | None, device: str, dtype: str | None, pixels: PixelOptions | None = None
+) -> LladaUni:
+    """The pipeline behind ``--model``, ``--revision``, ``--device`` and ``--dtype``; ``pixels``: how it draws."""
     from llada_uni.pipeline import LladaUni
 
     use_all_cores()
-    return LladaUni.from_pretrained(model, revision=revision, device=device, dtype=dtype)
+    return LladaUni.from_pretrained(model, revision=revision, device=device, dtype=dtype, pixels=pixels)
 
 
 def use_all_cores() -> None:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llada_uni.errors import ConfigError
 from llada_uni.grid import parse_size
 
+if TYPE_CHECKING:
+    from llada_uni.pipeline.pixels import PixelOptions
+
 __all__ = [
+    "CompileDecoder",
     "ConfidenceThreshold",
     "Crop",
     "Decoder",
+    "DecoderGuidance",
     "Device",
     "Dtype",
     "Film",
+    "GraphDecoder",
     "GuidanceImage",
+    "GuidanceInterval",
     "GuidanceScale",
     "GuidanceText",
     "Json",
@@ -28,6 +36,7 @@ __all__ = [
     "Seed",
     "Size",
     "Sprint",
+    "StepCache",
     "StepsPerBlock",
     "System",
     "Temperature",
@@ -35,11 +44,15 @@ __all__ = [
     "ThinkingTemperature",
     "ThinkingTokens",
     "ThinkingTopP",
+    "VaeTile",
+    "parse_interval",
     "parse_optional_size",
+    "pixel_options",
 ]
 
 COMMON = "Common options"
 SAMPLING = "Sampling options (the checkpoint's preset when not given)"
+DRAWING = "How pictures are drawn"
 
 Model = Annotated[
     str,
@@ -132,6 +145,43 @@ Decoder = Annotated[
     str | None,
     typer.Option("--decoder", metavar="normal|turbo", help="Which pixel decoder.", rich_help_panel=SAMPLING),
 ]
+DecoderGuidance = Annotated[
+    float | None,
+    typer.Option("--decoder-guidance", metavar="W", help="Of the pixel decoder; 1 is off.", rich_help_panel=SAMPLING),
+]
+GuidanceInterval = Annotated[
+    str | None,
+    typer.Option(
+        "--guidance-interval",
+        metavar="LOW,HIGH",
+        help="Decoder's times, 0 noise to 1 picture, that are guided.",
+        rich_help_panel=SAMPLING,
+    ),
+]
+StepCache = Annotated[
+    float | None,
+    typer.Option(
+        "--step-cache", metavar="R", help="Reuse decoder steps that change less, 0 to 1.", rich_help_panel=SAMPLING
+    ),
+]
+CompileDecoder = Annotated[
+    bool,
+    typer.Option("--compile-decoder", help="Translate the decoder first; the first picture waits.",
+                 rich_help_panel=DRAWING),
+]  # fmt: skip
+GraphDecoder = Annotated[
+    bool,
+    typer.Option("--graph-decoder", help="Capture the decoder's steps as CUDA graphs.", rich_help_panel=DRAWING),
+]
+VaeTile = Annotated[
+    int | None,
+    typer.Option(
+        "--vae-tile",
+        metavar="PX",
+        help="Largest tile of the autoencoder; 0 never tiles, very large pictures are tiled when not given.",
+        rich_help_panel=DRAWING,
+    ),
+]
 MaxNewTokens = Annotated[
     int | None,
     typer.Option("--max-new-tokens", metavar="N", help="Longest answer in tokens.", rich_help_panel=SAMPLING),
@@ -153,3 +203,29 @@ def parse_optional_size(text: str | None) -> tuple[int | None, int | None]:
         SizeError: not of that form.
     """
     return (None, None) if text is None else parse_size(text)
+
+
+def parse_interval(text: str | None) -> tuple[float, float] | None:
+    """The two times of ``--guidance-interval LOW,HIGH``; None when it is not given.
+
+    Raises:
+        ConfigError: not two numbers.
+    """
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--guidance-interval: expected LOW,HIGH such as 0.1,0.8, got {text!r}") from None
+    return low, high
+
+
+def pixel_options(compile_decoder: bool, graph_decoder: bool, vae_tile: int | None) -> PixelOptions:
+    """What ``--compile-decoder``, ``--graph-decoder`` and ``--vae-tile`` say.
+
+    Raises:
+        ConfigError: tiles that are too small.
+    """
+    from llada_uni.pipeline.pixels import PixelOptions
+
+    return PixelOptions(compile_decoder=compile_decoder, graph_decoder=graph_decoder, vae_tile_px=vae_tile)

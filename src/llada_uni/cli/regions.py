@@ -102,6 +102,9 @@ def inpaint(
     temperature: opt.Temperature = None,
     num_steps: opt.NumSteps = None,
     decoder: opt.Decoder = None,
+    decoder_guidance: opt.DecoderGuidance = None,
+    guidance_interval: opt.GuidanceInterval = None,
+    step_cache: opt.StepCache = None,
 ) -> None:
     """Predict a region of a picture anew; everything outside it stays as it is."""
     values = locals()
@@ -142,6 +145,9 @@ def outpaint(
     temperature: opt.Temperature = None,
     num_steps: opt.NumSteps = None,
     decoder: opt.Decoder = None,
+    decoder_guidance: opt.DecoderGuidance = None,
+    guidance_interval: opt.GuidanceInterval = None,
+    step_cache: opt.StepCache = None,
 ) -> None:
     """Put a picture on a larger one of --size and predict what surrounds it."""
     values = locals()
@@ -175,6 +181,9 @@ def vary(
     temperature: opt.Temperature = None,
     num_steps: opt.NumSteps = None,
     decoder: opt.Decoder = None,
+    decoder_guidance: opt.DecoderGuidance = None,
+    guidance_interval: opt.GuidanceInterval = None,
+    step_cache: opt.StepCache = None,
 ) -> None:
     """Predict a random share of a picture's cells anew."""
     _run(locals(), lambda pipeline: pipeline.stream_vary, {"strength": strength})
@@ -183,6 +192,7 @@ def vary(
 _PASSED_ON = (
     "seed", "reference", "blend", "block_length", "steps_per_block", "guidance_scale", "guidance_text",
     "guidance_image", "confidence_threshold", "temperature", "num_steps", "decoder",
+    "decoder_guidance", "guidance_interval", "step_cache",
 )  # fmt: skip
 
 
@@ -190,7 +200,7 @@ def _run(values: dict[str, Any], task: Callable[[LladaUni], Callable[..., Any]],
     """What the three commands share; ``values`` are the command's arguments by name, ``where`` names the cells."""
     if (values["image"], values["prompt"]).count(out.STANDARD) > 1:
         raise ConfigError("standard input (-) can be named once only")
-    as_json = values["as_json"]
+    as_json, values["guidance_interval"] = values["as_json"], opt.parse_interval(values["guidance_interval"])
     path = check_picture_path(values["output"], as_json=as_json)
     film = check_film_path(values["film"])
     prompt = out.read_stdin_text() if values["prompt"] == out.STANDARD else values["prompt"]

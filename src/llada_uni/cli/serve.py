@@ -15,6 +15,7 @@ from llada_uni.cli import output as out
 from llada_uni.errors import ConfigError
 
 if TYPE_CHECKING:
+    from llada_uni.pipeline.pixels import PixelOptions
     from llada_uni.serving.cluster import ClusterSettings
     from llada_uni.serving.engine import Engine
     from llada_uni.serving.limits import ServerSettings
@@ -106,6 +107,9 @@ def serve(
     revision: opt.Revision = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    compile_decoder: opt.CompileDecoder = False,
+    graph_decoder: opt.GraphDecoder = False,
+    vae_tile: opt.VaeTile = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     api_key: ApiKey = None,
@@ -143,6 +147,7 @@ def serve(
         max_body=max_body,
         drain=drain,
         log_errors=log_errors,
+        pixels=opt.pixel_options(compile_decoder, graph_decoder, vae_tile),
     )
     if cluster is None:
         serve_with(chosen)
@@ -170,11 +175,12 @@ class Choices:
     max_body: int
     drain: float
     log_errors: bool
+    pixels: PixelOptions
 
     @property
     def opening(self) -> dict[str, Any]:
         """How the model is opened."""
-        return {"revision": self.revision, "device": self.device, "dtype": self.dtype}
+        return {"revision": self.revision, "device": self.device, "dtype": self.dtype, "pixels": self.pixels}
 
     @property
     def load(self) -> dict[str, Any]:

@@ -114,6 +114,9 @@ def story(
     temperature: opt.Temperature = None,
     num_steps: opt.NumSteps = None,
     decoder: opt.Decoder = None,
+    decoder_guidance: opt.DecoderGuidance = None,
+    guidance_interval: opt.GuidanceInterval = None,
+    step_cache: opt.StepCache = None,
 ) -> None:
     """Write a story and draw its pictures; the seed that was used is always printed."""
     words, images = _inputs(prompt, image or [], continue_from)
@@ -127,7 +130,9 @@ def story(
         "max_frames": max_frames, "max_new_tokens": max_new_tokens, "max_image_tokens": max_image_tokens,
         "guidance_scale": guidance_scale, "guidance_text": guidance_text, "guidance_image": guidance_image,
         "steps_per_block": steps_per_block, "confidence_threshold": confidence_threshold, "temperature": temperature,
-        "num_steps": num_steps, "decoder": decoder, "on_bad_grid": on_bad_grid,
+        "num_steps": num_steps, "decoder": decoder, "decoder_guidance": decoder_guidance,
+        "guidance_interval": opt.parse_interval(guidance_interval), "step_cache": step_cache,
+        "on_bad_grid": on_bad_grid,
     }  # fmt: skip
     pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
     result = _followed(pipeline.stream_interleaved(words, **given))

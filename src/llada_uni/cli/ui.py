@@ -45,6 +45,9 @@ def ui(
     max_body: base.MaxBody = 32,
     drain: base.Drain = 60.0,
     log_errors: base.LogErrors = False,
+    compile_decoder: opt.CompileDecoder = False,
+    graph_decoder: opt.GraphDecoder = False,
+    vae_tile: opt.VaeTile = None,
     live_picture: LivePicture = True,
     open_page: Open = False,
 ) -> None:
@@ -79,6 +82,7 @@ def ui(
             max_body=max_body,
             drain=drain,
             log_errors=log_errors,
+            pixels=opt.pixel_options(compile_decoder, graph_decoder, vae_tile),
         ),
         make_app=mounted,
         on_ready=ready,

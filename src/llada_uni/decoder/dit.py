@@ -8,7 +8,7 @@ the same layers as one sequence. Source: LLaDA2.0-Uni paper (arXiv 2604.20796), 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from llada_uni.decoder.positions import PlaceTables, condition_positions, image_
 from llada_uni.errors import SizeError
 from llada_uni.layers.norm import RMSNorm
 
-__all__ = ["Decoder", "TokenBatch", "TrunkOutput", "patch_tokens"]
+__all__ = ["Decoder", "JointTokens", "TokenBatch", "TrunkOutput", "patch_tokens"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +27,36 @@ class TokenBatch:
     """Embedded tokens of several pictures, pads included.
 
     ``tokens`` [B, S, dim]; ``positions`` int64 [B or 1, S, 3]; ``lengths`` the number of tokens of every item that may
-    be attended to, smaller than S only where items of different size share a batch.
+    be attended to, smaller than S only where items of different size share a batch. ``rotation``: cosines and sines of
+    image and condition tokens together, where they were made ahead for images of ``grid`` (``Decoder.prepare``).
     """
 
     tokens: Tensor
     positions: Tensor
     lengths: tuple[int, ...]
+    rotation: tuple[Tensor, Tensor] | None = None
+    grid: tuple[int, int] | None = None
 
     def mask(self) -> Tensor:
         """Bool [B, 1, 1, S], True for the tokens that belong to an item."""
         lengths = torch.tensor(self.lengths, device=self.tokens.device)
         return (torch.arange(self.tokens.shape[1], device=self.tokens.device) < lengths[:, None])[:, None, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointTokens:
+    """Image and condition tokens as one sequence, at some depth of the shared layers.
+
+    ``tokens`` [B, S, dim], the ``length`` image tokens (pads included) first, of which the first rows x columns of
+    ``grid`` are cells; ``modulation`` [B, modulation_dim]; ``rotation`` and ``mask`` as for the blocks.
+    """
+
+    tokens: Tensor
+    modulation: Tensor
+    rotation: tuple[Tensor, Tensor]
+    mask: Tensor | None
+    length: int
+    grid: tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +126,7 @@ class Decoder(nn.Module):
         images = zip(latents, grids, context.lengths, strict=True)
         image = _stack([self._image(item[None], grid, length) for item, grid, length in images])
         modulation = self.t_embedder(time)
-        tokens = self._joint(image, context, modulation)
+        tokens = self._through(self._joined(image, context, modulation, grids[0]), 0).tokens
         outputs = (
             TrunkOutput(tokens=tokens[i : i + 1, : grid[0] * grid[1]], modulation=modulation[i : i + 1], grid=grid)
             for i, grid in enumerate(grids)
@@ -126,18 +145,46 @@ class Decoder(nn.Module):
         """
         return self._refine(self._condition(semantic_features, grid, origin))
 
+    def prepare(self, semantic_features: Tensor, grid: tuple[int, int]) -> TokenBatch:
+        """``context`` of whole pictures with the rotation of all tokens: everything that no time or latent changes.
+
+        ``grid``: (rows, columns) of image tokens. Passed to ``forward`` it gives the numbers that the features give.
+        """
+        context = self.context(semantic_features, grid)
+        image = image_positions(grid, self.config.condition_positions, context.lengths[0], context.tokens.device)
+        joint = self._rotation(torch.cat((image[None], context.positions), dim=1))
+        return replace(context, rotation=joint, grid=grid)
+
     def trunk(
         self, latents: Tensor, time: Tensor, semantic_features: Tensor | TokenBatch, *, origin: Tensor | None = None
     ) -> TrunkOutput:
         """Everything before the output head; arguments and errors as for ``forward``."""
+        return self.finish(self.begin(latents, time, semantic_features, origin=origin))
+
+    def begin(
+        self, latents: Tensor, time: Tensor, semantic_features: Tensor | TokenBatch, *, origin: Tensor | None = None
+    ) -> JointTokens:
+        """What enters the shared layers; arguments and errors as for ``forward``."""
         grid = self._grid(latents)
         given = isinstance(semantic_features, TokenBatch)
         context = semantic_features if given else self.context(semantic_features, grid, origin=origin)
         if context.tokens.shape[0] != latents.shape[0]:
             raise SizeError(f"got {latents.shape[0]} latents but conditions for {context.tokens.shape[0]}")
-        modulation = self.t_embedder(time)
-        tokens = self._joint(self._image(latents, grid, context.lengths[0], origin), context, modulation)
-        return TrunkOutput(tokens=tokens[:, : grid[0] * grid[1]], modulation=modulation, grid=grid)
+        if context.grid not in (None, grid):
+            raise SizeError(f"got latents of {grid} tokens but a condition prepared for {context.grid} (rows, columns)")
+        return self._joined(
+            self._image(latents, grid, context.lengths[0], origin), context, self.t_embedder(time), grid
+        )
+
+    def first_layer(self, joint: JointTokens) -> JointTokens:
+        """What ``begin`` gave after the first shared layer; the rest is ``finish(..., start=1)``."""
+        return self._through(joint, 0, 1)
+
+    def finish(self, joint: JointTokens, *, start: int = 0) -> TrunkOutput:
+        """The shared layers from number ``start`` on."""
+        tokens = self._through(joint, start).tokens
+        rows, columns = joint.grid
+        return TrunkOutput(tokens=tokens[:, : rows * columns], modulation=joint.modulation, grid=joint.grid)
 
     def head(self, output: TrunkOutput) -> Tensor:
         """Velocity [B, in_channels, H, W] from the trunk's output."""
@@ -170,10 +217,10 @@ class Decoder(nn.Module):
             x = block(x, None, turn, mask)
         return TokenBatch(tokens=x, positions=context.positions, lengths=context.lengths)
 
-    def _joint(self, image: TokenBatch, context: TokenBatch, modulation: Tensor) -> Tensor:
-        """[B, S_image, dim]: image tokens after the noise refiner and the layers shared with the condition."""
+    def _joined(self, image: TokenBatch, context: TokenBatch, modulation: Tensor, grid: tuple[int, int]) -> JointTokens:
+        """Image tokens after the noise refiner, then the condition."""
         x, length = image.tokens, image.tokens.shape[1]
-        cos, sin = self._rotation(torch.cat((image.positions, context.positions), dim=1))
+        cos, sin = context.rotation or self._rotation(torch.cat((image.positions, context.positions), dim=1))
         image_mask = joint_mask = None
         if not (_full(image) and _full(context)):
             image_mask = image.mask()
@@ -181,10 +228,17 @@ class Decoder(nn.Module):
         for block in self.noise_refiner:
             x = block(x, modulation, (cos[:, :, :length], sin[:, :, :length]), image_mask)
         x = torch.cat((x, context.tokens), dim=1)
-        last = len(self.layers) - 1
-        for index, block in enumerate(self.layers):
-            x = block(x, modulation, (cos, sin), joint_mask, length if index == last else None)
-        return x
+        return JointTokens(
+            tokens=x, modulation=modulation, rotation=(cos, sin), mask=joint_mask, length=length, grid=grid
+        )
+
+    def _through(self, joint: JointTokens, start: int, stop: int | None = None) -> JointTokens:
+        """Shared layers ``start`` to ``stop``; the last of all gives the image tokens alone."""
+        x, last = joint.tokens, len(self.layers) - 1
+        for index in range(len(self.layers))[start:stop]:
+            queries = joint.length if index == last else None
+            x = self.layers[index](x, joint.modulation, joint.rotation, joint.mask, queries)
+        return replace(joint, tokens=x)
 
     def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(self.x_pad_token.dtype, torch.float32)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llada_uni.pipeline.conversation import Conversation
     from llada_uni.pipeline.diffusers_style import LladaUniPipeline
     from llada_uni.pipeline.model import LladaUni
+    from llada_uni.pipeline.pixels import PixelOptions
     from llada_uni.sampling.story_state import StoryState
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "LladaUni",
     "LladaUniPipeline",
     "OutpaintTask",
+    "PixelOptions",
     "StoryDone",
     "StoryResult",
     "StoryState",
@@ -55,6 +57,7 @@ _LATER = {
     "LladaUni": "llada_uni.pipeline.model",
     "LladaUniPipeline": "llada_uni.pipeline.diffusers_style",
     "Conversation": "llada_uni.pipeline.conversation",
+    "PixelOptions": "llada_uni.pipeline.pixels",
     "StoryState": "llada_uni.sampling.story_state",
 }
 

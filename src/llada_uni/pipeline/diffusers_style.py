@@ -46,6 +46,9 @@ class SamplerOptions(TypedDict, total=False):
     confidence_threshold: float | None
     temperature: float | None
     decoder: str | None
+    decoder_guidance: float | None
+    guidance_interval: Sequence[float] | None
+    step_cache: float | None
     sprint: str | Sprint | None
     keep_ratio: float | None
 

@@ -47,6 +47,9 @@ def draw_codes(
     *,
     decoder: str | None = None,
     num_steps: int | None = None,
+    decoder_guidance: float | None = None,
+    guidance_interval: Sequence[float] | None = None,
+    step_cache: float | None = None,
     at_once: int = 1,
 ) -> Iterator[FlowStep | ImageDone]:
     """Draw codes, each with its seed; yields the decoder's steps and then ``ImageDone`` for each, rows in order.
@@ -55,7 +58,14 @@ def draw_codes(
         SizeError: a grid this checkpoint was not trained on. ImageError: a code outside the codebook.
         ConfigError: not codes, or another argument out of range. All before anything is computed.
     """
-    settings = decode_settings(networks.package.presets, decoder, num_steps)
+    settings = decode_settings(
+        networks.package.presets,
+        decoder,
+        num_steps,
+        decoder_guidance=decoder_guidance,
+        guidance_interval=guidance_interval,
+        step_cache=step_cache,
+    )
     networks.require_decoder(settings.decoder)
     for item in items:
         check_codes(networks, item)

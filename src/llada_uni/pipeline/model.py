@@ -20,10 +20,12 @@ from llada_uni.pipeline.conversation import Conversation
 from llada_uni.pipeline.halves import draw_codes
 from llada_uni.pipeline.networks import Networks
 from llada_uni.pipeline.perform import perform
+from llada_uni.pipeline.pixels import PixelOptions
 from llada_uni.pipeline.region_methods import RegionMethods
 from llada_uni.pipeline.results import AnswerDone, EncodedImage, ImageDone, ImageResult, TextResult
 from llada_uni.pipeline.scripts import job
 from llada_uni.pipeline.settings import (
+    DECODER_VALUES,
     AnswerOptions,
     ChatOptions,
     DecodeOptions,
@@ -75,6 +77,7 @@ class LladaUni(RegionMethods):
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         adapter: str | Path | Sequence[str | Path] | None = None,
+        pixels: PixelOptions | None = None,
     ) -> LladaUni:
         """Open a checkpoint: ``"nano"`` (inside the package), a model id on the hub, or a directory.
 
@@ -84,6 +87,7 @@ class LladaUni(RegionMethods):
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None or ``"auto"`` takes CUDA where there is one.
             dtype: ``"float32"`` (default on CPU), ``"bfloat16"`` (default elsewhere), ``"float16"`` or ``"float64"``.
             adapter: directory of an adapter, or several; each is merged into its network when that is loaded.
+            pixels: how pictures are drawn: compiled or captured decoder, tiles of the autoencoder.
 
         Raises:
             CheckpointError: no such model or adapter, or an incomplete or inconsistent one.
@@ -95,7 +99,10 @@ class LladaUni(RegionMethods):
         directory = resolve(name_or_dir, revision)
         adapters = [Path(one) for one in ([adapter] if isinstance(adapter, (str, Path)) else adapter or ())]
         kind = resolve_dtype(dtype, place)
-        return cls(Networks(directory, name=str(name_or_dir), device=place, dtype=kind, adapters=adapters))
+        networks = Networks(
+            directory, name=str(name_or_dir), device=place, dtype=kind, adapters=adapters, pixels=pixels
+        )
+        return cls(networks)
 
     def save_pretrained(self, directory: str | Path, *, dtype: torch.dtype | None = None) -> Path:
         """Write the checkpoint to ``directory``, completely or not at all.
@@ -129,7 +136,8 @@ class LladaUni(RegionMethods):
 
         Keyword arguments and errors are those of :meth:`stream_image`: ``height``, ``width``, ``seed``,
         ``steps_per_block``, ``guidance_scale``, ``confidence_threshold``, ``temperature``, ``num_steps``, ``decoder``,
-        ``sprint``, ``keep_ratio``, ``thinking``, ``thinking_tokens``, ``thinking_temperature``, ``thinking_top_p``.
+        ``decoder_guidance``, ``guidance_interval``, ``step_cache``, ``sprint``, ``keep_ratio``, ``thinking``,
+        ``thinking_tokens``, ``thinking_temperature``, ``thinking_top_p``.
         """
         results = _results(self.stream_image(prompt, granularity="block", **options))
         return results if as_list(prompt)[1] else results[0]
@@ -147,6 +155,9 @@ class LladaUni(RegionMethods):
         temperature: float | None = None,
         num_steps: int | None = None,
         decoder: str | None = None,
+        decoder_guidance: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
+        step_cache: float | None = None,
         sprint: str | Sprint | None = None,
         keep_ratio: float | None = None,
         thinking: bool = False,
@@ -167,6 +178,8 @@ class LladaUni(RegionMethods):
             temperature: of the tokens; 0 takes the most likely ones, None the checkpoint's preset.
             num_steps: velocity evaluations of the decoder.
             decoder: ``"normal"`` or ``"turbo"``.
+            decoder_guidance, guidance_interval, step_cache: of the decoder, as in
+                :class:`~llada_uni.pipeline.tasks.GenerateTask`.
             sprint: a preset (``"paper"``, ``"readme"``, ``"released"``) or a :class:`Sprint`; None is the exact path.
             keep_ratio: share of earlier positions that later steps of a block see, in place of SPRINT's own ratios.
             thinking: write a plan in words first; its events come first, and the result carries it. Without a requested
@@ -179,24 +192,9 @@ class LladaUni(RegionMethods):
             PromptError: a prompt is empty or not text. BudgetError: it is too long.
             SizeError: no such size. ConfigError: another argument is out of range. All before anything is computed.
         """
-        options: dict[str, Any] = {
-            "height": height,
-            "width": width,
-            "steps_per_block": steps_per_block,
-            "guidance_scale": guidance_scale,
-            "confidence_threshold": confidence_threshold,
-            "temperature": temperature,
-            "num_steps": num_steps,
-            "decoder": decoder,
-            "sprint": sprint,
-            "keep_ratio": keep_ratio,
-            "thinking": thinking,
-            "thinking_tokens": thinking_tokens,
-            "thinking_temperature": thinking_temperature,
-            "thinking_top_p": thinking_top_p,
-        }
+        options = {name: value for name, value in locals().items() if name in ImageOptions.__annotations__}
         texts = as_items(prompt, "prompt")
-        seeds = resolve_seeds(seed, len(texts))
+        seeds = resolve_seeds(options.pop("seed"), len(texts))
         tasks = [GenerateTask(prompt=text, seed=one, **options) for text, one in zip(texts, seeds, strict=True)]
         return self.stream(tasks, granularity=granularity)
 
@@ -220,7 +218,8 @@ class LladaUni(RegionMethods):
             instruction: what to change; a list gives a batch.
             options: the other fields of :class:`~llada_uni.pipeline.tasks.EditTask`: ``height``, ``width``, ``seed``,
                 ``steps_per_block``, ``guidance_text``, ``guidance_image``, ``confidence_threshold``, ``temperature``,
-                ``num_steps``, ``decoder``, ``sprint``, ``keep_ratio``, ``crop``.
+                ``num_steps``, ``decoder``, ``decoder_guidance``, ``guidance_interval``, ``step_cache``, ``sprint``,
+                ``keep_ratio``, ``crop``.
 
         Raises:
             PromptError: an instruction is empty or not text, or has no picture. BudgetError: it is too long.
@@ -255,7 +254,7 @@ class LladaUni(RegionMethods):
     def decode_image(
         self, encoded: EncodedImage | Sequence[EncodedImage], **options: Unpack[DecodeOptions]
     ) -> ImageResult | list[ImageResult]:
-        """Turn codes into pictures; ``seed``, ``num_steps`` and ``decoder`` as in :meth:`stream_image`.
+        """Turn codes into pictures; ``seed``, ``num_steps``, ``decoder`` and its values as in :meth:`stream_image`.
 
         Raises:
             SizeError: a grid this checkpoint was not trained on.
@@ -268,8 +267,7 @@ class LladaUni(RegionMethods):
             self.networks,
             items,
             seeds,
-            decoder=options.get("decoder"),
-            num_steps=options.get("num_steps"),
+            **{name: options.get(name) for name in DECODER_VALUES},
             at_once=self.pictures_at_once,
         )
         results = _results(events)

@@ -7,9 +7,13 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 
+from llada_uni.decoder.graphs import compile_layers
+from llada_uni.pipeline.pixels import PixelOptions
+from llada_uni.pipeline.velocity import SharedWork
 from llada_uni.weights import load
 from llada_uni.weights.adapters import apply_adapter, open_adapter
 from llada_uni.weights.catalog import PackageConfig, load_package_config
@@ -37,12 +41,22 @@ class Networks:
 
     ``name`` is what the checkpoint was opened as and is reported with results. ``load_s`` is the time spent loading so
     far, in seconds. ``adapters`` are directories of adapters, which are merged into a network when it is loaded.
+    ``pixels``: how pictures are drawn.
     """
 
     def __init__(
-        self, directory: Path, *, name: str, device: torch.device, dtype: torch.dtype, adapters: Sequence[Path] = ()
+        self,
+        directory: Path,
+        *,
+        name: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        adapters: Sequence[Path] = (),
+        pixels: PixelOptions | None = None,
     ) -> None:
         check_checkpoint(directory)
+        self.pixels = pixels or PixelOptions()
+        self.pixels.check_device(device)
         self.directory, self.name, self.device, self.dtype = directory, name, device, dtype
         self.package: PackageConfig = load_package_config(directory)
         self.geometry: Geometry = load.load_geometry(directory)
@@ -52,6 +66,7 @@ class Networks:
         self.preprocessor: PreprocessorConfig = load.load_preprocessor(directory)
         self.load_s = 0.0
         self._decoders: dict[str, Decoder] = {}
+        self._shared: WeakKeyDictionary[Decoder, SharedWork] = WeakKeyDictionary()
         self._adapters: dict[str, list[Path]] = {}
         for path in adapters:
             self._adapters.setdefault(open_adapter(path).component, []).append(path)
@@ -87,7 +102,15 @@ class Networks:
             self._decoders[variant] = self._timed(
                 lambda: self._adapted(component, load.load_decoder(self.directory, variant, **self._where))  # type: ignore[arg-type]
             )
+            if self.pixels.compile_decoder:
+                compile_layers(self._decoders[variant])
         return self._decoders[variant]
+
+    def shared_work(self, decoder: Decoder) -> SharedWork:
+        """What the pictures that ``decoder`` draws have in common; it lives as long as the decoder."""
+        if decoder not in self._shared:
+            self._shared[decoder] = SharedWork(graph=self.pixels.graph_decoder)
+        return self._shared[decoder]
 
     def modules(self) -> dict[str, Any]:
         """The networks in memory under their names in ``weights.save.Components``."""

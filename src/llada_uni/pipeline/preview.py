@@ -157,7 +157,8 @@ class Canvas:
 
 def estimate_image(networks: Networks, step: FlowStep) -> Image.Image:
     """What the picture would become from here, through the VAE."""
-    (picture,) = to_images(networks.vae, step.data_estimate[None].to(networks.device))
+    latents = step.data_estimate[None].to(networks.device)
+    (picture,) = to_images(networks.vae, latents, tile_px=networks.pixels.vae_tile_px)
     return picture
 
 

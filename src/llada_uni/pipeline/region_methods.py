@@ -47,7 +47,8 @@ class RegionMethods:
         A list of pictures gives a list of results, with one prompt for all or one for each, and the same region.
         Arguments and errors are those of :meth:`stream_inpaint`: ``mask``, ``box``, ``cells``, ``keep_cells``,
         ``strength``, ``reference``, ``blend``, ``seed``, ``block_length``, ``steps_per_block``, ``guidance_scale``,
-        ``guidance_text``, ``guidance_image``, ``confidence_threshold``, ``temperature``, ``num_steps``, ``decoder``.
+        ``guidance_text``, ``guidance_image``, ``confidence_threshold``, ``temperature``, ``num_steps``, ``decoder``,
+        ``decoder_guidance``, ``guidance_interval``, ``step_cache``.
         """
         return _results(image, self.stream_inpaint(image, prompt, granularity="block", **options))
 
@@ -74,8 +75,8 @@ class RegionMethods:
                 with a soft edge inside the region; otherwise the decoder's picture is returned.
             block_length: of the prediction; the preset is ``region_block_length``.
             guidance_text, guidance_image: with ``reference``. guidance_scale: without it.
-            seed, steps_per_block, confidence_threshold, temperature, num_steps, decoder, granularity: as in
-                ``stream_image``.
+            seed, steps_per_block, confidence_threshold, temperature, num_steps, decoder, decoder_guidance,
+                guidance_interval, step_cache, granularity: as in ``stream_image``.
 
         Raises:
             PromptError: a prompt is empty or not text. BudgetError: it is too long.

@@ -32,6 +32,9 @@ class RegionOptions(TypedDict, total=False):
     temperature: float | None
     num_steps: int | None
     decoder: str | None
+    decoder_guidance: float | None
+    guidance_interval: Sequence[float] | None
+    step_cache: float | None
 
 
 class InpaintOptions(RegionOptions, total=False):
@@ -72,9 +75,18 @@ class RegionSettings:
         """Which decoder draws the result."""
         return self.image.decoder
 
+    @property
+    def step_cache(self) -> float | None:
+        """Threshold below which steps of the decoder are reused."""
+        return self.image.step_cache
+
     def flow(self) -> FlowSettings:
         """How the decoder samples."""
         return self.image.flow()
+
+    def drawn_with(self) -> tuple[str, FlowSettings, float | None]:
+        """Everything about them that changes pixels."""
+        return self.image.drawn_with()
 
     def as_dict(self) -> dict[str, Any]:
         """What was used, ready for JSON."""

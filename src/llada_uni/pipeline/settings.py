@@ -18,6 +18,7 @@ from llada_uni.weights.catalog import Presets, SprintPreset, sprint_preset
 __all__ = [
     "CROPS",
     "DECODERS",
+    "DECODER_VALUES",
     "AnswerOptions",
     "AnswerSettings",
     "ChatOptions",
@@ -40,6 +41,8 @@ __all__ = [
 
 CROPS = ("cover", "released")
 DECODERS = ("normal", "turbo")
+DECODER_VALUES = ("decoder", "num_steps", "decoder_guidance", "guidance_interval", "step_cache")
+"""Names of what a caller may say about the pixel decoder."""
 _DEFAULT_SIDE_PX = 1024
 
 
@@ -55,6 +58,9 @@ class ImageOptions(TypedDict, total=False):
     temperature: float | None
     num_steps: int | None
     decoder: str | None
+    decoder_guidance: float | None
+    guidance_interval: Sequence[float] | None
+    step_cache: float | None
     sprint: str | Sprint | None
     keep_ratio: float | None
     thinking: bool
@@ -76,6 +82,9 @@ class EditOptions(TypedDict, total=False):
     temperature: float | None
     num_steps: int | None
     decoder: str | None
+    decoder_guidance: float | None
+    guidance_interval: Sequence[float] | None
+    step_cache: float | None
     sprint: str | Sprint | None
     keep_ratio: float | None
     crop: Literal["cover", "released"]
@@ -87,6 +96,9 @@ class DecodeOptions(TypedDict, total=False):
     seed: int | Sequence[int] | None
     num_steps: int | None
     decoder: str | None
+    decoder_guidance: float | None
+    guidance_interval: Sequence[float] | None
+    step_cache: float | None
 
 
 class AnswerOptions(TypedDict, total=False):
@@ -123,6 +135,8 @@ class DecodeSettings:
     num_steps: int
     time_shift: float
     decoder_guidance: float
+    guidance_interval: tuple[float, float] | None = None
+    step_cache: float | None = None
 
     def flow(self) -> FlowSettings:
         """What the flow sampler is told."""
@@ -131,7 +145,12 @@ class DecodeSettings:
             num_steps=self.num_steps,
             time_shift=self.time_shift,
             guidance_scale=self.decoder_guidance,
+            guidance_interval=self.guidance_interval,
         )
+
+    def drawn_with(self) -> tuple[str, FlowSettings, float | None]:
+        """Everything about them that changes pixels: pictures that agree in it may be drawn together."""
+        return self.decoder, self.flow(), self.step_cache
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -301,20 +320,35 @@ def answer_settings(presets: Presets, given: dict[str, Any]) -> AnswerSettings:
     )
 
 
-def decode_settings(presets: Presets, decoder: str | None, num_steps: int | None) -> DecodeSettings:
-    """Settings of the pixel decoder.
+def decode_settings(
+    presets: Presets,
+    decoder: str | None,
+    num_steps: int | None,
+    *,
+    decoder_guidance: float | None = None,
+    guidance_interval: Sequence[float] | None = None,
+    step_cache: float | None = None,
+) -> DecodeSettings:
+    """Settings of the pixel decoder; ``GenerateTask`` documents the values.
 
     Raises:
-        ConfigError: an unknown decoder or fewer than one step.
+        ConfigError: an unknown decoder, fewer than one step, another value out of range, or an interval of guidance
+            where there is none.
     """
     decoder = check_choice(presets.decoder if decoder is None else decoder, name="decoder", choices=DECODERS)
     turbo = decoder == "turbo"
     steps = (presets.turbo_steps if turbo else presets.num_steps) if num_steps is None else num_steps
+    preset = 1.0 if turbo else presets.decoder_guidance
+    guidance = preset if decoder_guidance is None else decoder_guidance
+    if step_cache is not None:
+        check_number(step_cache, name="step_cache", low=0, high=1, above=True)
     return DecodeSettings(
         decoder=decoder,
         num_steps=check_number(steps, name="num_steps", low=1, high=1000, whole=True),
         time_shift=1.0 if turbo else presets.time_shift,
-        decoder_guidance=1.0 if turbo else presets.decoder_guidance,
+        decoder_guidance=float(check_number(guidance, name="decoder_guidance", low=0)),
+        guidance_interval=_interval(guidance_interval, guidance),
+        step_cache=None if step_cache is None else float(step_cache),
     )
 
 
@@ -365,7 +399,7 @@ def _picture_settings(
         "width": size[1],
         "guidance_rescale": presets.guidance_rescale,
         "commit_order": presets.image_order,
-        **decode_settings(presets, given["decoder"], given["num_steps"]).as_dict(),
+        **decode_settings(presets, **{name: given.get(name) for name in DECODER_VALUES}).as_dict(),
         **_token_settings(presets, given | warmth, steps_per_block, "picture"),
     }
 
@@ -400,6 +434,22 @@ def _sampling(settings: PictureSettings | AnswerSettings | ThinkingSettings) -> 
         commit_order=settings.commit_order,
         sprint=settings.sprint,
     )
+
+
+def _interval(interval: Any, guidance: float) -> tuple[float, float] | None:
+    """Raises ConfigError for anything but two times in order, and where there is no guidance to limit."""
+    if interval is None:
+        return None
+    if isinstance(interval, str) or not isinstance(interval, Sequence) or len(interval) != 2:
+        raise ConfigError(f"guidance_interval: expected two times from 0 to 1, got {interval!r}")
+    low, high = (float(check_number(end, name="guidance_interval", low=0, high=1)) for end in interval)
+    if low > high:
+        raise ConfigError(f"guidance_interval: expected the earlier time first, got {low:g} and {high:g}")
+    if guidance == 1:
+        raise ConfigError(
+            "guidance_interval: this decoder draws without guidance (decoder_guidance 1); leave it out, or give both"
+        )
+    return low, high
 
 
 def _weight(given: dict[str, Any], name: str, preset: float) -> float:

@@ -145,7 +145,12 @@ def draw(
     for first in range(0, len(seeds), at_once):
         chunk = slice(first, first + at_once)
         features = _features(networks, codes[chunk].unflatten(1, (grid.grid_h, grid.grid_w)))
-        velocity = OneContext(decoder, networks.geometry.condition_grid(grid))
+        velocity = OneContext(
+            decoder,
+            networks.geometry.condition_grid(grid),
+            shared=networks.shared_work(decoder),
+            step_cache=settings.step_cache,
+        )
         latents: list[Tensor] = []
         for event in sample_latents(
             velocity, features, latent_shape=latent_shape, seeds=seeds[chunk], settings=settings.flow()
@@ -154,7 +159,7 @@ def draw(
                 latents.append(event.latents)
             else:
                 yield replace(event, row=event.row + first)
-        images += to_images(vae, torch.stack(latents))
+        images += to_images(vae, torch.stack(latents), tile_px=networks.pixels.vae_tile_px)
     return images
 
 
@@ -197,7 +202,7 @@ def draw_all(networks: Networks, drawings: Mapping[int, Drawing], *, at_once: in
     Yields flow steps numbered like ``drawings`` and returns the PIL pictures by number.
     """
     images: dict[int, Any] = {}
-    kinds = {row: (one.grid, one.settings.decoder, one.settings.flow()) for row, one in drawings.items()}
+    kinds = {row: (one.grid, *one.settings.drawn_with()) for row, one in drawings.items()}
     for kind in dict.fromkeys(kinds.values()):
         rows = [row for row in drawings if kinds[row] == kind]
         codes = torch.tensor([drawings[row].codes for row in rows])

@@ -253,7 +253,7 @@ class _Narrator:
                 break
             yield replace(step, row=row)
             if self._preview_every and (step.index + 1) % self._preview_every == 0:
-                (preview,) = to_images(networks.vae, step.data_estimate[None])
+                (preview,) = to_images(networks.vae, step.data_estimate[None], tile_px=networks.pixels.vae_tile_px)
                 yield FramePreview(row, frame, step.index, step.num_steps, preview)
         clock.lap("pixels")
         height, width = networks.geometry.output_px(grid)

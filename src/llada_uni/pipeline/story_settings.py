@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from llada_uni.grid import Geometry
 from llada_uni.pipeline.checks import check_choice, check_number
-from llada_uni.pipeline.settings import DecodeSettings, decode_settings, output_grid
+from llada_uni.pipeline.settings import DECODER_VALUES, DecodeSettings, decode_settings, output_grid
 from llada_uni.protocols import CommitOrder, Guidance, Sampling
 from llada_uni.sampling.story_state import StoryState
 from llada_uni.weights.catalog import Presets
@@ -39,7 +39,7 @@ class StoryOptions(TypedDict, total=False):
     steps_per_block: of the pictures; text keeps the checkpoint's preset.
     confidence_threshold: tokens more probable than this are final at once.
     temperature: of text and pictures; None is greedy text and the preset for pictures.
-    num_steps, decoder: of the pixel decoder.
+    num_steps, decoder, decoder_guidance, guidance_interval, step_cache: of the pixel decoder.
     on_bad_grid: "nearest" draws the nearest grid the checkpoint knows when a header asks for another, "stop" ends the
         story there.
     """
@@ -60,6 +60,9 @@ class StoryOptions(TypedDict, total=False):
     temperature: float | None
     num_steps: int | None
     decoder: str | None
+    decoder_guidance: float | None
+    guidance_interval: Sequence[float] | None
+    step_cache: float | None
     on_bad_grid: Literal["nearest", "stop"]
 
 
@@ -158,7 +161,7 @@ def story_settings(presets: Presets, geometry: Geometry, options: Mapping[str, A
         text_order=presets.text_order,
         text_threshold=float(number("confidence_threshold", of_text, low=0, high=1)),
         text_temperature=0.0 if options.get("temperature") is None else float(warmth),
-        **decode_settings(presets, options.get("decoder"), options.get("num_steps")).as_dict(),
+        **decode_settings(presets, **{name: options.get(name) for name in DECODER_VALUES}).as_dict(),
     )
 
 

@@ -60,6 +60,11 @@ class GenerateTask:
         temperature: of the tokens; 0 takes the most likely ones.
         num_steps: velocity evaluations of the decoder.
         decoder: ``"normal"`` or ``"turbo"``.
+        decoder_guidance: how strongly the decoder is held to the codes; 1 is off.
+        guidance_interval: (low, high), the decoder's times (0 noise to 1 picture) at which it is guided; outside one
+            branch is computed. None is always.
+        step_cache: above 0 to 1, the change up to which the decoder takes its deep layers over from an earlier step,
+            faster and not the same picture; None computes every step.
         sprint: a preset (``"paper"``, ``"readme"``, ``"released"``) or a ``Sprint``; None is the exact path.
         keep_ratio: share of earlier positions that later steps of a block see, in place of SPRINT's own ratios.
         thinking: write a plan in words first. The result carries it; without a requested size the picture takes the
@@ -78,6 +83,9 @@ class GenerateTask:
     temperature: float | None = None
     num_steps: int | None = None
     decoder: str | None = None
+    decoder_guidance: float | None = None
+    guidance_interval: Sequence[float] | None = None
+    step_cache: float | None = None
     sprint: str | Sprint | None = None
     keep_ratio: float | None = None
     thinking: bool = False
@@ -98,8 +106,8 @@ class EditTask:
         guidance_image: weight of the pictures; 0 is off.
         crop: how a picture is brought to the editing size: ``"cover"`` scales it until it covers the window and cuts
             the centre out, ``"released"`` cuts the window out at native resolution (small pictures get black borders).
-        seed, steps_per_block, confidence_threshold, temperature, num_steps, decoder, sprint, keep_ratio: as in
-            :class:`GenerateTask`.
+        seed, steps_per_block, confidence_threshold, temperature, num_steps, decoder, decoder_guidance,
+            guidance_interval, step_cache, sprint, keep_ratio: as in :class:`GenerateTask`.
     """
 
     image: Picture | Sequence[Picture]
@@ -114,6 +122,9 @@ class EditTask:
     temperature: float | None = None
     num_steps: int | None = None
     decoder: str | None = None
+    decoder_guidance: float | None = None
+    guidance_interval: Sequence[float] | None = None
+    step_cache: float | None = None
     sprint: str | Sprint | None = None
     keep_ratio: float | None = None
     crop: Literal["cover", "released"] = "cover"
@@ -177,7 +188,8 @@ class RegionTask:
         blend: whether pixels outside the region stay those of the source.
         block_length: of the prediction; the preset is ``region_block_length``.
         guidance_text, guidance_image: with ``reference``. guidance_scale: without it.
-        seed, steps_per_block, confidence_threshold, temperature, num_steps, decoder: as in :class:`GenerateTask`.
+        seed, steps_per_block, confidence_threshold, temperature, num_steps, decoder, decoder_guidance,
+            guidance_interval, step_cache: as in :class:`GenerateTask`.
     """
 
     image: RegionSource
@@ -194,6 +206,9 @@ class RegionTask:
     temperature: float | None = None
     num_steps: int | None = None
     decoder: str | None = None
+    decoder_guidance: float | None = None
+    guidance_interval: Sequence[float] | None = None
+    step_cache: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 __all__ = ["ChatBody", "EditBody", "GenerationBody", "PictureBody"]
 
@@ -34,11 +34,22 @@ class PictureBody(_Body):
     crop: str | None = Field(None, max_length=40)
     num_steps: int | None = None
     decoder: str | None = Field(None, max_length=40)
+    decoder_guidance: float | None = Field(None, description="Of the pixel decoder; 1 is off.")
+    guidance_interval: list[float] | None = Field(
+        None, max_length=2, description="Two of the decoder's times, 0 to 1, between which it is guided."
+    )
+    step_cache: float | None = Field(None, description="Decoder steps that change less are reused; 0 to 1.")
     thinking: bool | None = Field(None, description="Write a plan in words before the picture.")
     thinking_tokens: int | None = None
     partial_images: int | None = Field(None, ge=0, le=3, description="Previews of each picture in a stream.")
     output_format: str | None = Field(None, max_length=40)
     output_compression: int | None = None
+
+    @field_validator("guidance_interval", mode="before")
+    @classmethod
+    def _two_times(cls, value: Any) -> Any:
+        """Forms hold text: LOW,HIGH."""
+        return value.split(",") if isinstance(value, str) else value
 
 
 class GenerationBody(PictureBody):

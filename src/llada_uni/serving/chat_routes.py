@@ -40,6 +40,7 @@ _ACTIONS = ("auto", "generate", "edit")
 _STORY_FIELDS = (
     "max_frames", "max_image_tokens", "guidance_scale", "guidance_text", "guidance_image", "steps_per_block",
     "confidence_threshold", "temperature", "num_steps", "decoder",
+    "decoder_guidance", "guidance_interval", "step_cache",
 )  # fmt: skip
 
 

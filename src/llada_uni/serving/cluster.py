@@ -13,11 +13,14 @@ import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llada_uni.errors import ConfigError, ResourceError
 from llada_uni.serving.lanes import EngineSettings
 from llada_uni.serving.limits import ServerSettings
+
+if TYPE_CHECKING:
+    from llada_uni.pipeline.pixels import PixelOptions
 
 __all__ = ["APPLICATION", "ClusterSettings", "Opening", "Replicas", "application", "ray_modules", "serve_on_cluster"]
 
@@ -87,13 +90,14 @@ class Opening:
     revision: str | None = None
     device: str = "auto"
     dtype: str | None = None
+    pixels: PixelOptions | None = None
 
     def networks(self) -> Any:
         """The networks; each is loaded when it is first used."""
         from llada_uni.pipeline import LladaUni
 
         return LladaUni.from_pretrained(
-            self.model, revision=self.revision, device=self.device, dtype=self.dtype
+            self.model, revision=self.revision, device=self.device, dtype=self.dtype, pixels=self.pixels
         ).networks
 
 

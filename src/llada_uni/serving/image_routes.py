@@ -30,6 +30,7 @@ __all__ = ["PictureOptions", "edit", "editing_task", "generate", "generation_tas
 
 _COMMON = (
     "height", "width", "steps_per_block", "confidence_threshold", "temperature", "num_steps", "decoder",
+    "decoder_guidance", "guidance_interval", "step_cache",
 )  # fmt: skip
 _FAST = ("sprint", "keep_ratio")
 
