@@ -29,7 +29,9 @@ class TextPeer:
         import diffusers
 
         diffusers.utils.logging.set_verbosity_error()
-        self._pipeline = diffusers.LLaDA2Pipeline(model=_Callable(backbone), scheduler=diffusers.BlockRefinementScheduler())
+        self._pipeline = diffusers.LLaDA2Pipeline(
+            model=_Callable(backbone), scheduler=diffusers.BlockRefinementScheduler()
+        )
         self._pipeline.set_progress_bar_config(disable=True)
         self._device = backbone.lm_head.weight.device
 

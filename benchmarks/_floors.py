@@ -177,5 +177,3 @@ def num_parameters(model: nn.Module) -> int:
 def _on_meta(build: Callable[[], nn.Module]) -> nn.Module:
     with torch.device("meta"):
         return build().requires_grad_(False).eval()
-
-

@@ -43,7 +43,14 @@ def picture_request(
 
 
 def text_request(
-    shapes: Shapes, *, num_tokens: int, pictures: int = 0, side: int = 8, steps: int = 32, words: int = 27, seed: int = 0
+    shapes: Shapes,
+    *,
+    num_tokens: int,
+    pictures: int = 0,
+    side: int = 8,
+    steps: int = 32,
+    words: int = 27,
+    seed: int = 0,
 ) -> Request:
     """``num_tokens`` text ids, no stop id, after ``words`` random ids and ``pictures`` of ``side`` x ``side`` codes."""
     codes = random_ids(pictures * side * side, shapes.first_code, shapes.backbone.vocab_size, seed)

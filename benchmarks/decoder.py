@@ -39,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = arguments(__doc__, against=("reference", "diffusers"))
     made.add_argument("--grids", type=int, nargs="*", default=[8, 12, 16], help="sides of pictures, one evaluation")
-    made.add_argument("--batches", type=int, nargs="*", default=[1, 2, 8], help="pictures in one evaluation, first grid")
+    made.add_argument(
+        "--batches", type=int, nargs="*", default=[1, 2, 8], help="pictures in one evaluation, first grid"
+    )
     made.add_argument("--grid", type=int, help="side of whole pictures (default: 8, and 32 for uni)")
     made.add_argument("--whole", choices=("turbo", "normal"), nargs="*", default=["turbo", "normal"])
     made.add_argument("--steps", type=int, help="evaluations of whole pictures instead of 8 and 49, to rehearse")
