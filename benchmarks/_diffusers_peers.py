@@ -1,7 +1,8 @@
-"""Peers from the library ``diffusers`` on our weights: its LLaDA2 pipeline for text, its Z-Image transformer for pixels."""
+"""Peers from ``diffusers`` on our weights: its LLaDA2 pipeline for text, its Z-Image transformer for pixels."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -80,8 +81,6 @@ class _Callable(nn.Module):
 
 def fields_they_know(config: DecoderConfig) -> DecoderConfig:
     """``config`` without what is ours alone: the released positions and time embedding."""
-    from dataclasses import replace
-
     return replace(config, condition_positions="sequence", absolute_positions=0, time_hidden_dim=1024)
 
 

@@ -68,7 +68,7 @@ class ReleasedDenoiser:
             self._held.pop(key, None)
 
     def _padded(self, rows: list[Tensor], held: list[Prefix]) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids and positions [R, T], visibility [R, 1, T, T]: masks at the left up to the longest row, seen by nothing."""
+        """Ids and positions [R, T], visibility [R, 1, T, T]: masks at the left, seen by nothing, up to the longest."""
         longest = max(len(row) for row in rows)
         ids = torch.stack([F.pad(row, (longest - len(row), 0), value=self._mask_id) for row in rows])
         pads = torch.tensor([[longest - len(row)] for row in rows])

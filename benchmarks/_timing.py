@@ -6,6 +6,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def take_turns(
     names = list(sides)
     for turn in range(-warm_up, rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            took = seconds(lambda run=sides[name]: run(turn % rounds), device)
+            took = seconds(partial(sides[name], turn % rounds), device)
             if turn >= 0:
                 taken[name].append(took)
     return taken

@@ -3,10 +3,11 @@
 python benchmarks/decoder.py --out benchmarks/results/decoder_nano.json
 python benchmarks/decoder.py --size uni --device cuda --grids 8 16 32 64 --out benchmarks/results/decoder_uni.json
 
-An evaluation: "ours" refines the condition once per picture, "reference" in every evaluation as released; "diffusers" is
-the library's Z-Image transformer with the very same weights. All three have the released positions, which is what the
-library knows. Whole pictures are drawn by the pipeline's own station. 49 x 2 evaluations are the released normal decoder
-with guidance, 8 the distilled one. Reloading reads decoder, semantic embedder and VAE from files in the page cache.
+An evaluation: "ours" refines the condition once per picture (before what is measured), "reference" in every evaluation
+as released; "diffusers" is the library's Z-Image transformer with the very same weights. All three have the released
+positions, which is what the library knows. Whole pictures are drawn by the pipeline's own station. 49 x 2 evaluations
+are the released normal decoder with guidance, 8 the distilled one. Reloading reads decoder, semantic embedder and VAE
+from files in the page cache.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """From a request to its result, by stages: a picture, and an answer about a picture.
 
 python benchmarks/end_to_end.py --out benchmarks/results/end_to_end_nano.json
-python benchmarks/end_to_end.py --size uni --device cuda --decoder normal turbo --out benchmarks/results/end_to_end_uni.json
+python benchmarks/end_to_end.py --size uni --device cuda --out benchmarks/results/end_to_end_uni.json
 
 "ours" and "reference" differ in the token phase and in nothing else: same prompt, grid, steps and number of ids, same
-decoder, all networks in memory. "first" is ours with networks that have to be made or read first. With nano there is also
-what a user sees, with the checkpoint's own settings: its presets, sampling, and answers that end where they end.
+decoder, all networks in memory. "first" is ours with networks that have to be made or read first. With nano there is
+also what a user sees, with the checkpoint's own settings: presets, sampling, and answers that end where they end.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -156,7 +157,7 @@ def as_used(options: Any) -> dict[str, Any]:
             return {"tokens": seconds(lambda: results.__setitem__(one, written([request], side)[0]), options.device)}
 
         sides = {
-            one: lambda _, one=one, side=denoiser(one, networks.backbone, mask_id=mask), run=run: run(one, side)
+            one: partial(_stages, run, one, denoiser(one, networks.backbone, mask_id=mask))
             for one in ["ours", *options.against]
         }
         told = by_turns(sides, options.rounds)
@@ -167,6 +168,10 @@ def as_used(options: Any) -> dict[str, Any]:
             "same_ids": all(one.output_ids == results["ours"].output_ids for one in results.values()),
         }  # fmt: skip
     return rows
+
+
+def _stages(run: Callable[[str, Denoiser], Stages], name: str, side: Denoiser, _: int) -> Stages:
+    return run(name, side)
 
 
 @torch.inference_mode()

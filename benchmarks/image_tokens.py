@@ -1,12 +1,12 @@
 """The token phase of a picture, step by step from the released way to ours.
 
 python benchmarks/image_tokens.py --out benchmarks/results/image_tokens_nano.json
-python benchmarks/image_tokens.py --size uni --device cuda --grids 8 16 32 --out benchmarks/results/image_tokens_uni.json
+python benchmarks/image_tokens.py --size uni --device cuda --grids 8 16 --out benchmarks/results/image_tokens_uni.json
 
-All sides write the same ids: the same prompts, grid and steps, exactly grid x grid codes, nothing committed early. Sides
-differ in one thing each: logits of the whole window, the Python loop over experts, and computing everything again in
-every step ("ours" caches; guidance branches are padded to one window wherever whole windows are computed). Apart from
-that: the surplus blocks of the released default of 1088 tokens whatever the size, and pictures in batches.
+All sides write the same ids: the same prompts, grid and steps, exactly grid x grid codes, nothing committed early.
+Sides differ in one thing each: logits of the whole window, the Python loop over experts, and computing everything again
+in every step ("ours" caches; guidance branches are padded to one window wherever whole windows are computed). Apart
+from that: the surplus blocks of the released default of 1088 tokens whatever the size, and pictures in batches.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ python benchmarks/memory.py --out benchmarks/results/memory_nano.json
 python benchmarks/memory.py --size uni --device cuda --out benchmarks/results/memory_uni.json
 
 On a CPU the peak is that of the process (Python and its libraries included), on a GPU that of its allocator. Tasks: a
-picture and an answer about a picture, by the pipeline's own parts with everything in memory; "reference" is the released
-token phase, which makes logits of whole windows. With nano also the tasks of the public class. Weights are counted from
-the configurations.
+picture and an answer about a picture, by the pipeline's own parts with everything in memory; "reference" is the
+released token phase, which makes logits of whole windows. With nano also the tasks of the public class. Weights are
+counted from the configurations.
 """
 
 from __future__ import annotations

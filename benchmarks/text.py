@@ -4,8 +4,8 @@ python benchmarks/text.py --out benchmarks/results/text_nano.json
 python benchmarks/text.py --size uni --device cuda --out benchmarks/results/text_uni.json
 
 Every side writes exactly so many ids, one a step, nothing committed early and no stop. Pictures in the prompt are codes
-already; encoding them, which is the same for all sides, is measured beside. The peer is diffusers' LLaDA2Pipeline around
-our network (prompt and answer fill whole blocks, because it hides what lies behind the answer).
+already; encoding them, which is the same for all sides, is measured beside. The peer is diffusers' LLaDA2Pipeline
+around our network (prompt and answer fill whole blocks, because it hides what lies behind the answer).
 """
 
 from __future__ import annotations
