@@ -39,6 +39,7 @@ class TextPeer:
     def __call__(self, request: Request) -> tuple[int, ...]:
         """The ids written after the prompt."""
         (prompt,), sampling = request.prompts, request.sampling
+        assert sampling.steps_per_block <= request.num_tokens, "with fewer ids the pipeline takes fewer steps"
         assert (len(prompt) + request.num_tokens) % sampling.block_length == 0, "whole blocks only"
         self._pipeline.model.allowed = (request.allowed.start, request.allowed.stop)
         done = self._pipeline(

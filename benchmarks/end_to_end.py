@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--grid", type=int, help="side of pictures in codes (default: 8, and 32 for uni)")
     made.add_argument("--steps", type=int, default=8, help="steps per block of pictures; answers take 32")
     made.add_argument("--decoder", choices=("turbo", "normal"), nargs="+", default=["turbo"])
-    made.add_argument("--answer", type=int, default=16, help="ids of the answer")
+    made.add_argument("--answer", type=int, default=32, help="ids of the answer")
     made.add_argument("--batches", type=int, nargs="*", default=[1, 8], help="pictures at once")
     made.add_argument("--as-used", action=argparse.BooleanOptionalAction, default=True, help="nano's own settings, too")
     return made

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from _sizes import Networks, Shapes, shapes
 from _timing import arguments, clock, compared, run_options, seconds, spread, take_turns
 from _work import BLOCK, Step, agreement, picture_request
 from llada_uni.backbone.model import Backbone
+from llada_uni.protocols import Request
 
 _RELEASED_LENGTH = 1088
 
@@ -35,14 +37,21 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--ours-only", type=int, nargs="*", default=[24], help="further sides, without baselines")
     made.add_argument("--sides", nargs="+", choices=LADDER, default=list(LADDER), help="what --against reference runs")
     made.add_argument("--steps", type=int, default=8, help="steps per block")
+    made.add_argument("--rescale-over", choices=("vocabulary", "allowed"), default="vocabulary", help="as released")
     made.add_argument("--batches", type=int, nargs="*", default=[1, 2, 8], help="pictures at once, smallest grid")
     made.add_argument("--surplus", action=argparse.BooleanOptionalAction, default=True)
     return made
 
 
+def asked(found: Shapes, side: int, options: Any, turn: int) -> Request:
+    """The request of one turn."""
+    request = picture_request(found, side, steps=options.steps, seed=options.seed + turn)
+    return replace(request, guidance=replace(request.guidance, rescale_over=options.rescale_over))
+
+
 def grid_row(backbone: Backbone, found: Shapes, options: Any, side: int, names: list[str]) -> dict[str, Any]:
     """One picture of ``side`` x ``side`` codes by every side; other words in every round."""
-    requests = [picture_request(found, side, steps=options.steps, seed=options.seed + n) for n in range(options.rounds)]
+    requests = [asked(found, side, options, n) for n in range(options.rounds)]
     sides = {name: denoiser(name, backbone, mask_id=found.mask_id) for name in names}
     results: dict[str, dict[int, Any]] = {name: {} for name in names}
 
@@ -71,10 +80,7 @@ def grid_row(backbone: Backbone, found: Shapes, options: Any, side: int, names: 
 def batch_rows(backbone: Backbone, found: Shapes, options: Any) -> list[dict[str, Any]]:
     """Several pictures at once: seconds each, and times faster than one at a time."""
     side, mask = min(options.grids + options.ours_only), found.mask_id
-    batches = {
-        count: [picture_request(found, side, steps=options.steps, seed=options.seed + n) for n in range(count)]
-        for count in options.batches
-    }
+    batches = {count: [asked(found, side, options, n) for n in range(count)] for count in options.batches}
     ours = denoiser("ours", backbone, mask_id=mask)
     taken = take_turns(
         {str(count): lambda _, requests=requests: written(requests, ours) for count, requests in batches.items()},
@@ -125,7 +131,7 @@ def main(given: list[str] | None = None) -> None:
         written([picture_request(found, 4, steps=2)], denoiser(name, backbone, mask_id=found.mask_id))
     numbers: dict[str, Any] = {
         "size": options.size, "dtype": str(options.dtype).removeprefix("torch."), "clock": clock(options.device),
-        "steps_per_block": options.steps, "machine": options.machine.as_dict(),
+        "steps_per_block": options.steps, "rescale_over": options.rescale_over, "machine": options.machine.as_dict(),
         "grids": [grid_row(backbone, found, options, side, names) for side in options.grids]
         + [grid_row(backbone, found, options, side, ["ours"]) for side in options.ours_only],
         "batches": batch_rows(backbone, found, options) if options.batches else [],

@@ -38,9 +38,9 @@ class Case:
 
 CASES = (
     Case("words only, 32 ids", 32),
-    Case("one picture, 16 ids", 16, 1),
+    Case("one picture, 32 ids", 32, 1),
     Case("one picture, 60 ids", 60, 1),
-    Case("four pictures, 16 ids", 16, 4),
+    Case("four pictures, 32 ids", 32, 4),
 )
 
 
