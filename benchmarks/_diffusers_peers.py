@@ -81,8 +81,11 @@ class _Callable(nn.Module):
 
 
 def fields_they_know(config: DecoderConfig) -> DecoderConfig:
-    """``config`` without what is ours alone: the released positions and time embedding."""
-    return replace(config, condition_positions="sequence", absolute_positions=0, time_hidden_dim=1024)
+    """``config`` without what is ours alone: the released positions, their tables and the time embedding."""
+    lengths = DecoderConfig().axes_lens
+    return replace(
+        config, condition_positions="sequence", absolute_positions=0, time_hidden_dim=1024, axes_lens=lengths
+    )
 
 
 def pixel_peer(ours: Decoder) -> nn.Module:
