@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from _floors import Machine, decoder_call, vae_call
 from _record import record, write
-from _sizes import Networks, filled, random_ids, shapes
+from _sizes import Networks, Shapes, filled, random_ids, shapes
 from _timing import arguments, clock, compared, run_options, seconds, spread, take_turns
 from llada_uni.decoder.dit import Decoder
 from llada_uni.grid import TokenGrid
@@ -50,9 +51,9 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def evaluation(networks: Networks, model: Decoder, options: Any, side: int, batch: int) -> dict[str, Any]:
+def evaluation(found: Shapes, model: Decoder, options: Any, side: int, batch: int) -> dict[str, Any]:
     """One evaluation of the velocity by every side, other latents and times in every round."""
-    grid, found = TokenGrid(side, side), networks.shapes
+    grid = TokenGrid(side, side)
     condition, latent = found.geometry.condition_grid(grid), found.geometry.latent_hw(grid)
     generator = torch.Generator().manual_seed(options.seed)
     shape = (options.rounds, batch, found.decoder.in_channels, *latent)
@@ -146,10 +147,10 @@ def main(given: list[str] | None = None) -> None:
     if options.grids:
         from _diffusers_peers import fields_they_know
 
-        config = fields_they_know(networks.shapes.decoder)
-        model = filled(lambda: Decoder(config), device=options.device, dtype=options.dtype, seed=options.seed)
+        found = replace(networks.shapes, decoder=fields_they_know(networks.shapes.decoder))
+        model = filled(lambda: Decoder(found.decoder), device=options.device, dtype=options.dtype, seed=options.seed)
         points = [(side, 1) for side in options.grids] + [(options.grids[0], n) for n in options.batches if n > 1]
-        numbers["evaluations"] = [evaluation(networks, model, options, *point) for point in points]
+        numbers["evaluations"] = [evaluation(found, model, options, *point) for point in points]
         del model
     if options.whole:
         numbers["whole"] = whole(networks, options)
