@@ -19,6 +19,16 @@ from llada_uni.protocols import Request
 __all__ = ["TextPeer", "fields_they_know", "pixel_peer", "velocity_of_theirs"]
 
 
+def _library() -> Any:
+    try:
+        import diffusers
+    except ImportError:
+        raise SystemExit(
+            "the peer needs diffusers: install llada-uni[dev], or leave it out with --against reference"
+        ) from None
+    return diffusers
+
+
 class TextPeer:
     """``diffusers.LLaDA2Pipeline`` around our network, which it calls for the whole window in every step.
 
@@ -27,8 +37,7 @@ class TextPeer:
     """
 
     def __init__(self, backbone: Backbone) -> None:
-        import diffusers
-
+        diffusers = _library()
         diffusers.utils.logging.set_verbosity_error()
         self._pipeline = diffusers.LLaDA2Pipeline(
             model=_Callable(backbone), scheduler=diffusers.BlockRefinementScheduler()
@@ -90,8 +99,7 @@ def fields_they_know(config: DecoderConfig) -> DecoderConfig:
 
 def pixel_peer(ours: Decoder) -> nn.Module:
     """``diffusers.ZImageTransformer2DModel`` with the weights of ``ours`` (not copies)."""
-    import diffusers
-
+    diffusers = _library()
     own = ("condition_positions", "absolute_positions", "time_hidden_dim")
     fields = {name: value for name, value in to_mapping(ours.config).items() if name not in own}
     with torch.device("meta"):
