@@ -69,8 +69,7 @@ def answer(made: Networks, options: Any) -> None:
 
 
 def everything(made: Networks, options: Any) -> None:
-    """Both, with both decoders in memory."""
-    made.decoder("normal")
+    """Both, with all networks in memory (of the decoders the one in use)."""
     picture(made, options)
     answer(made, options)
 

@@ -33,9 +33,8 @@ def build() -> str:
     parts = [_HEAD]
     for title, name, arguments, show in SECTIONS:
         parts.append(f"## {title}\n\n{section(name, arguments, show)}")
-        released = name.removesuffix("_nano") + "_uni"
-        if (RESULTS / f"{released}.json").exists():
-            parts.append(f"### {title}: the released shapes\n\n{section(released, arguments, show)}")
+        for path in released(name.removesuffix("_nano")):
+            parts.append(f"### {title}: {label(path)}\n\n{section(path.stem, arguments, show)}")
     return "\n".join(part.rstrip() + "\n" for part in parts)
 
 
@@ -43,18 +42,34 @@ def charts() -> dict[str, str]:
     """The curves as SVG text by file name, of every result file that has some."""
     found = {}
     for name, draw in CHARTS.items():
-        for size in ("nano", "uni"):
-            path = RESULTS / f"{name}_{size}.json"
+        for path in (RESULTS / f"{name}_nano.json", *released(name)):
             if path.exists():
-                drawn = draw(json.loads(path.read_text(encoding="utf-8"))["numbers"])
-                found |= {f"{name}_{size}_{kind}.svg": text for kind, text in drawn.items()}
+                found |= {f"{path.stem}_{kind}.svg": text for kind, text in draw(opened(path)["numbers"]).items()}
     return found
+
+
+def released(name: str) -> list[Path]:
+    """Result files of a benchmark at the released shapes."""
+    return sorted(RESULTS.glob(f"{name}_uni*.json"))
+
+
+def label(path: Path) -> str:
+    """``uni`` or ``uni batches``: what a result file of a size is called."""
+    return path.stem[path.stem.index("_uni") + 1 :].replace("_", " ")
+
+
+def opened(path: Path) -> dict[str, Any]:
+    """A result file; numbers of a size are told apart by the name of their file."""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    if "_uni" in path.stem:
+        report["numbers"]["size"] = label(path)
+    return report
 
 
 def section(name: str, arguments: str, show: Callable[[dict[str, Any]], Iterator[str]]) -> str:
     """The numbers of one result file and where they were taken, or how to take them."""
     path = RESULTS / f"{name}.json"
-    report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    report = opened(path) if path.exists() else {}
     if "numbers" not in report:
         script = f"python benchmarks/{arguments} --out benchmarks/results/{name}.json"
         return f"Not measured yet: `benchmarks/results/{name}.json` is missing.\n\n```bash\n{script}\n```"

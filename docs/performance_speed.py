@@ -251,7 +251,7 @@ def _pictures(name: str, numbers: Numbers) -> Iterator[str]:
     if charts:
         yield ""
     for kind in charts:
-        yield f"![{name.replace('_', ' ')} by {kind}](assets/speed/{name}_{numbers['size']}_{kind}.svg)"
+        yield f"![{name.replace('_', ' ')} by {kind}](assets/speed/{name}_{numbers['size'].replace(' ', '_')}_{kind}.svg)"
 
 
 def _split(row: Numbers, side: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import runpy
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -200,6 +202,26 @@ def test_sides_take_turns_and_ratios_are_taken_round_by_round() -> None:
     assert told["times_faster"] == {"b": {"median": 3.0, "least": 1.0, "most": 5.0}}
 
 
+# --- the queue --------------------------------------------------------------------------------------------------------
+
+
+def queued() -> list[list[str]]:
+    text = (BENCHMARKS / "gpu" / "README.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("timeout 590 python benchmarks/")]
+    assert len(lines) > 5
+    return [shlex.split(line) for line in lines]
+
+
+@pytest.mark.parametrize("line", queued(), ids=lambda line: Path(line[-1]).stem)
+def test_queued_commands_parse_and_name_files_of_their_own(line: list[str]) -> None:
+    script = importlib.import_module(Path(line[3]).stem)
+    options = script.parser().parse_args(line[4:])
+    assert len(shlex.join(line)) <= 2000
+    assert (options.size, options.device) == ("uni", "cuda")
+    assert "diffusers" not in options.against
+    assert sum(other[-1] == line[-1] for other in queued()) == 1
+
+
 # --- scripts ----------------------------------------------------------------------------------------------------------
 
 
@@ -254,10 +276,25 @@ def test_a_task_of_memory_tells_its_peak(capsys: pytest.CaptureFixture[str]) -> 
     assert 0.05 < json.loads(capsys.readouterr().out)["peak_gb"] < 50
 
 
+def test_limits_of_nano() -> None:
+    import _floors
+    import limits
+
+    machine = _floors.Machine(name="a machine", bytes_per_s=1e9, flops_per_s=1e6)
+    told = limits.limits("nano", 8, machine, 4)
+    assert {row["bound"] for row in told["calls"].values()} == {"products"}
+    for row in told["calls"].values():
+        assert row["floor_ms"] == pytest.approx(1e6 * row["gflop"])
+    whole, codes = (told["calls"][f"backbone step, 1 x 32 ids{which}"]["gflop"] for which in ("", ", image ids"))
+    assert whole > codes
+
+
+@pytest.mark.slow
 def test_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     out = tmp_path / "o.json"
     monkeypatch.setattr(sys, "argv", ["benchmarks/limits.py", "--out", str(out)])
     runpy.run_path(str(BENCHMARKS / "limits.py"), run_name="__main__")
     uni, nano = json.loads(out.read_text(encoding="utf-8"))["numbers"]
     assert uni["calls"]["decoder evaluation, batch 1"]["bound"] == "products"
+    assert uni["calls"]["backbone step, 16 x 32 ids"]["bound"] == "memory"
     assert (uni["size"], nano["size"]) == ("uni", "nano")
