@@ -86,7 +86,10 @@ def decoder(numbers: Numbers) -> Iterator[str]:
     yield from _head(
         numbers, "One evaluation of the velocity; diffusers is its Z-Image transformer with the same weights."
     )
-    yield from _table("codes, pictures, ours ms, floor ms, as released ms, times faster, diffusers ms, times faster")
+    if "evaluations" in numbers:
+        yield from _table(
+            "codes, pictures, ours ms, floor ms, as released ms, times faster, diffusers ms, times faster"
+        )
     for row in numbers.get("evaluations", ()):
         took, gain = row["seconds"], row["times_faster"]
         yield (
@@ -250,8 +253,9 @@ def _pictures(name: str, numbers: Numbers) -> Iterator[str]:
     charts = CHARTS[name](numbers)
     if charts:
         yield ""
+    size = numbers["size"].replace(" ", "_")
     for kind in charts:
-        yield f"![{name.replace('_', ' ')} by {kind}](assets/speed/{name}_{numbers['size'].replace(' ', '_')}_{kind}.svg)"
+        yield f"![{name.replace('_', ' ')} by {kind}](assets/speed/{name}_{size}_{kind}.svg)"
 
 
 def _split(row: Numbers, side: str) -> str:
