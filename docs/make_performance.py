@@ -1,4 +1,4 @@
-"""Writes docs/performance.md from benchmarks/results: every number on the page comes from a result file.
+"""Writes docs/performance.md and its curves from benchmarks/results: every number comes from a result file.
 
 python docs/make_performance.py
 """
@@ -6,18 +6,25 @@ python docs/make_performance.py
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from performance_speed import CHARTS, SPEED_SECTIONS
+
 PAGE = Path(__file__).with_name("performance.md")
+CURVES = PAGE.parent / "assets" / "speed"
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 _HEAD = """\
 # Performance
 
 Written by `python docs/make_performance.py` from the files in `benchmarks/results`; do not edit. Each file holds
 hardware, versions, command and commit beside the raw numbers, and each section names the command that repeats it.
-Rates carry 95 % intervals (Wilson; matched pairs after Agresti and Min).
+Rates carry 95 % intervals (Wilson; matched pairs after Agresti and Min). What waits for a GPU is in
+[its queue](../benchmarks/gpu/README.md).
 """
 
 
@@ -26,13 +33,43 @@ def build() -> str:
     parts = [_HEAD]
     for title, name, arguments, show in SECTIONS:
         parts.append(f"## {title}\n\n{section(name, arguments, show)}")
+        for path in released(name.removesuffix("_nano")):
+            parts.append(f"### {title}: {label(path)}\n\n{section(path.stem, arguments, show)}")
     return "\n".join(part.rstrip() + "\n" for part in parts)
+
+
+def charts() -> dict[str, str]:
+    """The curves as SVG text by file name, of every result file that has some."""
+    found = {}
+    for name, draw in CHARTS.items():
+        for path in (RESULTS / f"{name}_nano.json", *released(name)):
+            if path.exists():
+                found |= {f"{path.stem}_{kind}.svg": text for kind, text in draw(opened(path)["numbers"]).items()}
+    return found
+
+
+def released(name: str) -> list[Path]:
+    """Result files of a benchmark at the released shapes."""
+    return sorted(RESULTS.glob(f"{name}_uni*.json"))
+
+
+def label(path: Path) -> str:
+    """``uni`` or ``uni batches``: what a result file of a size is called."""
+    return path.stem[path.stem.index("_uni") + 1 :].replace("_", " ")
+
+
+def opened(path: Path) -> dict[str, Any]:
+    """A result file; numbers of a size are told apart by the name of their file."""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    if "_uni" in path.stem:
+        report["numbers"]["size"] = label(path)
+    return report
 
 
 def section(name: str, arguments: str, show: Callable[[dict[str, Any]], Iterator[str]]) -> str:
     """The numbers of one result file and where they were taken, or how to take them."""
     path = RESULTS / f"{name}.json"
-    report = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    report = opened(path) if path.exists() else {}
     if "numbers" not in report:
         script = f"python benchmarks/{arguments} --out benchmarks/results/{name}.json"
         return f"Not measured yet: `benchmarks/results/{name}.json` is missing.\n\n```bash\n{script}\n```"
@@ -111,18 +148,6 @@ def first_picture(numbers: dict[str, Any]) -> Iterator[str]:
         runs = ", ".join(f"{one['wall_s']:.2f}" for one in numbers[name]["runs"])
         peak = max(one["peak_rss_mib"] for one in numbers[name]["runs"])
         yield f"| {title} | {runs} | {numbers[name]['best']['cpu_s']:.2f} | {peak:.0f} |"
-
-
-def cached_sampling(numbers: dict[str, Any]) -> Iterator[str]:
-    """The exact prefix cache against recomputing everything."""
-    yield "A backbone of nano's size with random weights, one guided picture after 40 prompt tokens, one thread.\n"
-    yield "| codes | rescaling over | backbone calls | recomputed, processor s | cached, processor s | faster |"
-    yield "|---|---|---|---|---|---|"
-    for row in numbers["rows"]:
-        yield (
-            f"| {row['codes']} | {row['rescale_over']} | {row['backbone_calls']} | {row['uncached_cpu_s']:.2f} "
-            f"| {row['cached_cpu_s']:.2f} | {row['speedup']:.2f} × |"
-        )
 
 
 def verifier(numbers: dict[str, Any]) -> Iterator[str]:
@@ -248,7 +273,7 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[dict[str, Any]], Iterator[str]]],
     ("Seams of token-grid edits", "seams", "seams.py", seams),
     ("What masked cells tell", "missing", "missing.py --cache build/state", missing),
     ("Few-step against many-step decoder", "decoders", "decoders.py --count 1000", decoders),
-    ("Cached against uncached sampling", "cached_sampling", "cached_sampling.py", cached_sampling),
+    *SPEED_SECTIONS,
     (
         "What the backbone starts from",
         "starts",
@@ -266,5 +291,17 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[dict[str, Any]], Iterator[str]]],
 )
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write the page and the curves; curves of results that are gone go, too."""
     PAGE.write_text(build(), encoding="utf-8")
+    CURVES.mkdir(parents=True, exist_ok=True)
+    drawn = charts()
+    for path in CURVES.glob("*.svg"):
+        if path.name not in drawn:
+            path.unlink()
+    for name, text in drawn.items():
+        (CURVES / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -44,6 +44,41 @@ def test_the_page_is_up_to_date(name: str) -> None:
     assert module.PAGE.read_text(encoding="utf-8") == module.build(), f"run: python docs/{name}.py"
 
 
+def test_the_curves_are_up_to_date() -> None:
+    module = load("make_performance")
+    stored = {path.name: path.read_text(encoding="utf-8") for path in module.CURVES.glob("*.svg")}
+    assert stored == module.charts(), "run: python docs/make_performance.py"
+
+
+def test_results_of_the_released_shapes_stand_behind_those_of_nano(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    module = load("make_performance")
+    for size in ("nano", "uni", "uni_more"):
+        report = json.loads((RESULTS / "decoder_nano.json").read_text(encoding="utf-8"))
+        report["numbers"]["size"] = size[:4].rstrip("_")
+        (tmp_path / f"decoder_{size}.json").write_text(json.dumps(report))
+    monkeypatch.setattr(module, "RESULTS", tmp_path)
+    page = module.build()
+    assert page.index("## The pixel decoder") < page.index("### The pixel decoder: uni\n")
+    assert "### The pixel decoder: uni more" in page
+    names = {f"decoder_{size}_grid.svg" for size in ("nano", "uni", "uni_more")}
+    assert set(module.charts()) == names
+    assert all(page.count(f"assets/speed/{name}") == 1 for name in names)
+
+
+def test_a_chart_places_numbers_by_their_logarithms() -> None:
+    load("make_performance")
+    plots = load("plots")
+    chart = plots.line_chart("a < b", "x", "y", {"line": [(1, 1), (10, 10), (100, 100)]})
+    assert "a &lt; b" in chart
+    places = [float(part.split('"')[1]) for part in chart.split("<circle cx=")[1:]]
+    assert places[1] - places[0] == pytest.approx(places[2] - places[1], abs=0.2)
+    for bad in ({}, {"line": []}, {"line": [(1, 0)]}):
+        with pytest.raises(ValueError, match="positive"):
+            plots.line_chart("t", "x", "y", bad)
+
+
 def test_the_reference_lists_the_public_names_and_every_option() -> None:
     page = load("make_reference").build()
     for name in ("LladaUni.generate_image", "load_backbone", "SizeError", "sample_scene", "llada-uni eval scenebench"):
