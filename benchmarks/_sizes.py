@@ -24,6 +24,8 @@ from llada_uni.decoder.vae import VAE
 from llada_uni.grid import Geometry
 from llada_uni.image_tokenizer.config import ImageTokenizerConfig, VisionConfig, VQConfig
 from llada_uni.image_tokenizer.model import ImageTokenizer
+from llada_uni.pipeline.pixels import PixelOptions
+from llada_uni.pipeline.velocity import SharedWork
 from llada_uni.weights import load
 
 __all__ = ["NANO", "SIZES", "Networks", "Shapes", "filled", "random_ids", "shapes"]
@@ -140,7 +142,9 @@ class Networks:
     def __init__(self, found: Shapes, *, device: torch.device, dtype: torch.dtype, seed: int = 0) -> None:
         self.shapes, self.device, self.dtype, self.seed = found, device, dtype, seed
         self.geometry = found.geometry
+        self.pixels = PixelOptions()
         self._decoders: dict[str, Decoder] = {}
+        self._shared: dict[Decoder, SharedWork] = {}
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -166,9 +170,14 @@ class Networks:
             )
         return self._decoders[variant]
 
+    def shared_work(self, decoder: Decoder) -> SharedWork:
+        """What the pictures that ``decoder`` draws have in common."""
+        return self._shared.setdefault(decoder, SharedWork())
+
     def forget_decoder(self) -> None:
         """Free both decoders and what surrounds them, as a program does that keeps one network in memory at a time."""
         self._decoders.clear()
+        self._shared.clear()
         for name in ("semantic_embedder", "vae"):
             self.__dict__.pop(name, None)
 
