@@ -31,6 +31,8 @@ def encode(
     as_json: opt.Json = False,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    quantize: opt.Quantize = None,
+    memory: opt.Memory = None,
 ) -> None:
     """Turn a picture into codes; --size chooses the size that they decode to."""
     path = out.target(output, as_json=as_json)
@@ -38,7 +40,7 @@ def encode(
 
     from llada_uni.cli.loading import open_model
 
-    pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
+    pipeline = open_model(model, revision=revision, device=device, dtype=dtype, quantize=quantize, memory=memory)
     source = out.read_stdin_bytes() if image == out.STANDARD else image
     encoded = pipeline.encode_image(source, height=height, width=width)
     if output == out.STANDARD:
@@ -61,6 +63,8 @@ def decode(
     as_json: opt.Json = False,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    quantize: opt.Quantize = None,
+    memory: opt.Memory = None,
     num_steps: opt.NumSteps = None,
     decoder: opt.Decoder = None,
 ) -> None:
@@ -71,7 +75,7 @@ def decode(
     from llada_uni.pipeline import EncodedImage
 
     encoded = EncodedImage.from_dict(_stdin_json(), source="-") if codes == out.STANDARD else EncodedImage.load(codes)
-    pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
+    pipeline = open_model(model, revision=revision, device=device, dtype=dtype, quantize=quantize, memory=memory)
     result = pipeline.decode_image(encoded, seed=seed, num_steps=num_steps, decoder=decoder)
     stem = "picture" if codes == out.STANDARD else Path(codes).name.split(".")[0]
     write_picture(result, output, path, stem=stem, as_json=as_json)

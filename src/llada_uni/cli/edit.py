@@ -33,6 +33,8 @@ def edit(
     as_json: opt.Json = False,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    quantize: opt.Quantize = None,
+    memory: opt.Memory = None,
     crop: opt.Crop = "cover",
     steps_per_block: opt.StepsPerBlock = None,
     guidance_text: opt.GuidanceText = None,
@@ -52,7 +54,7 @@ def edit(
     from llada_uni.cli.loading import open_model
     from llada_uni.cli.progress import follow
 
-    pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
+    pipeline = open_model(model, revision=revision, device=device, dtype=dtype, quantize=quantize, memory=memory)
     options: dict[str, Any] = {
         "height": height,
         "width": width,

@@ -33,6 +33,8 @@ def generate(
     as_json: opt.Json = False,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    quantize: opt.Quantize = None,
+    memory: opt.Memory = None,
     steps_per_block: opt.StepsPerBlock = None,
     guidance_scale: opt.GuidanceScale = None,
     confidence_threshold: opt.ConfidenceThreshold = None,
@@ -54,7 +56,7 @@ def generate(
 
     from llada_uni.cli.loading import open_model
 
-    pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
+    pipeline = open_model(model, revision=revision, device=device, dtype=dtype, quantize=quantize, memory=memory)
     events = pipeline.stream_image(
         words,
         height=height,

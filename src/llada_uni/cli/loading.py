@@ -5,18 +5,33 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from llada_uni.cli import output as out
+
 if TYPE_CHECKING:
     from llada_uni.pipeline import LladaUni
 
 __all__ = ["open_model", "use_all_cores"]
 
 
-def open_model(model: str, *, revision: str | None, device: str, dtype: str | None) -> LladaUni:
-    """The pipeline behind ``--model``, ``--revision``, ``--device`` and ``--dtype``."""
+def open_model(
+    model: str,
+    *,
+    revision: str | None,
+    device: str,
+    dtype: str | None,
+    quantize: str | None = None,
+    memory: str | None = None,
+    together: bool = False,
+) -> LladaUni:
+    """The pipeline behind the common options; a memory plan is shown before anything is loaded."""
     from llada_uni.pipeline import LladaUni
 
     use_all_cores()
-    return LladaUni.from_pretrained(model, revision=revision, device=device, dtype=dtype)
+    keep = {"quantize": quantize, "memory": memory}
+    opened = LladaUni.from_pretrained(model, revision=revision, device=device, dtype=dtype, together=together, **keep)
+    if opened.memory_plan is not None:
+        out.note("\n".join(opened.memory_plan.lines()))
+    return opened
 
 
 def use_all_cores() -> None:

@@ -79,6 +79,8 @@ def serve(
     revision: opt.Revision = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    quantize: opt.Quantize = None,
+    memory: opt.Memory = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     api_key: ApiKey = None,
@@ -112,7 +114,9 @@ def serve(
     from llada_uni.serving.engine import Engine
     from llada_uni.serving.lanes import EngineSettings
 
-    networks = open_model(model, revision=revision, device=device, dtype=dtype).networks
+    networks = open_model(
+        model, revision=revision, device=device, dtype=dtype, quantize=quantize, memory=memory, together=True
+    ).networks
     changes: dict[str, Any] = {"max_requests": max_requests, "deadline_s": timeout}
     changes |= {} if max_branches is None else {"max_branches": max_branches}
     with listening_socket(host, port) as socket:

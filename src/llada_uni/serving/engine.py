@@ -68,6 +68,8 @@ class Engine:
         self, networks: Networks, settings: EngineSettings | None = None, *, show_errors: bool = False
     ) -> None:
         self.networks = networks
+        if networks.keeping.staged:
+            raise ConfigError("a server needs all networks at any time; open the model with together=True")
         self.settings = EngineSettings.on(networks.device.type) if settings is None else settings
         self._show_errors = show_errors
         self._thread = threading.Thread(target=self._run, name="llada-uni-engine", daemon=True)

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -60,6 +60,8 @@ def convert_checkpoint(
         ConfigError: ``output`` is ``model``, the model has no experts, or they are integers of another kind already.
         ResourceError: the disk is full or not writable; nothing has changed then.
     """
+    if quantize not in get_args(Quantize):
+        raise ConfigError(f"quantize: expected {', '.join(get_args(Quantize))}, got {quantize!r}")
     root, target = resolve(model), Path(output).expanduser().resolve()
     if target == root.resolve():
         raise ConfigError(f"{target} is the checkpoint itself; convert into another directory to keep the original")

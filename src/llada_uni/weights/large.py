@@ -19,6 +19,7 @@ from llada_uni.weights.materialise import Target, materialise, serve
 from llada_uni.weights.store import TensorStore
 
 __all__ = [
+    "SERVED_LINEAR",
     "Large",
     "blocks_of_decoder",
     "experts_of_backbone",
@@ -31,7 +32,7 @@ __all__ = [
 
 Large = Callable[[nn.Module], Mapping[str, nn.Module]]
 """A network -> its parts with large weights, in the order in which they run, by their dotted names."""
-_SERVED_LINEAR = (".attention.", ".feed_forward.")
+SERVED_LINEAR = (".attention.", ".feed_forward.")
 _Later = dict[str, list[Plan]]
 
 
@@ -116,7 +117,7 @@ def _served(part: nn.Module) -> list[Served]:
 
 
 def _kind(plan: Plan, target: Target) -> Kind | None:
-    matrix = len(plan.shape) == 3 or any(piece in plan.name for piece in _SERVED_LINEAR)
+    matrix = len(plan.shape) == 3 or any(piece in plan.name for piece in SERVED_LINEAR)
     return target.kind(plan) if matrix and len(plan.shape) > 1 else None
 
 

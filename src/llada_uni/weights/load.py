@@ -8,7 +8,7 @@ float32 on the CPU and bfloat16 elsewhere; the selection bias of the routers is 
 The large weights (routed experts of the backbone, attention and feed-forwards of the decoder) may be kept quantised and
 may wait elsewhere until they are used: ``quantize`` is "int8", "int4", "fp8", "none" (dense whatever is stored) or None
 (integers as stored, everything else dense); ``offload`` is "cpu" (main memory, for a GPU) or "disk". Such networks
-compute only; files are then read without mapping, one expert at a time.
+compute only; files are then read without mapping (as with ``mapped=False``), one expert at a time.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ from llada_uni.weights.quantize import BLOCK
 from llada_uni.weights.store import TensorStore, open_folder
 
 __all__ = [
+    "NoRandomNumbers",
     "backbone_from_store",
     "check_checkpoint",
     "load_backbone",
@@ -80,7 +81,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _RANDOM = frozenset({"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "xavier_uniform_"})
 
 
-class _NoRandomNumbers(TorchFunctionMode):
+class NoRandomNumbers(TorchFunctionMode):
     """Leaves out random initialisation, which on the meta device does nothing but import a compiler for a second."""
 
     def __torch_function__(
@@ -98,6 +99,7 @@ def load_backbone(
     device: torch.device | str = "cpu",
     quantize: Quantize | None = None,
     offload: Offload | None = None,
+    mapped: bool = True,
     **implementation: Any,
 ) -> Backbone:
     """The language model of a checkpoint; ``implementation`` is passed to ``Backbone`` (attention, experts).
@@ -112,7 +114,7 @@ def load_backbone(
     """
     root = resolve(directory)
     target = _target(dtype, device, quantize, offload, block=weight_block(read_config(root / "config.json")))
-    return backbone_from_store(load_backbone_config(root), _opened(root, target), target, **implementation)
+    return backbone_from_store(load_backbone_config(root), _opened(root, target, mapped), target, **implementation)
 
 
 def backbone_from_store(config: BackboneConfig, store: TensorStore, target: Target, **implementation: Any) -> Backbone:
@@ -149,13 +151,13 @@ def load_decoder(
     device: torch.device | str = "cpu",
     quantize: Quantize | None = None,
     offload: Offload | None = None,
+    mapped: bool = True,
 ) -> Decoder:
     """The many-step (``"normal"``) or the distilled (``"turbo"``) decoder. Errors as for :func:`load_backbone`."""
     root = resolve(directory)
     config, target = load_decoder_config(root, variant), _target(dtype, device, quantize, offload)
-    return _load(
-        lambda: Decoder(config), _opened(root / DECODER_FOLDERS[variant], target), target, large=blocks_of_decoder
-    )
+    store = _opened(root / DECODER_FOLDERS[variant], target, mapped)
+    return _load(lambda: Decoder(config), store, target, large=blocks_of_decoder)
 
 
 def load_vae(
@@ -208,7 +210,7 @@ def _load(
     large: Large | None = None,
 ) -> ModuleT:
     """Build on the meta device, match keys, then move the stored tensors in."""
-    with torch.device("meta"), _NoRandomNumbers():
+    with torch.device("meta"), NoRandomNumbers():
         module = build()
     aliases = _aliases(module)
     expected = {name: tuple(t.shape) for name, t in module.state_dict().items() if name not in aliases}
@@ -262,9 +264,9 @@ def _target(
     return Target(dtype=resolve_dtype(dtype, found), device=found, block=block, quantize=quantize, offload=offload)
 
 
-def _opened(folder: Path, target: Target) -> TensorStore:
+def _opened(folder: Path, target: Target, mapped: bool) -> TensorStore:
     store = open_folder(folder)
-    return store if target.quantize is None and target.offload is None else unmapped(store)
+    return store if mapped and target.quantize is None and target.offload is None else unmapped(store)
 
 
 def weight_block(raw: Mapping[str, Any]) -> tuple[int, int]:
