@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from llada_uni.layers.precision import matmul_dtype
 
-__all__ = ["Bits", "FrozenLinear", "Quantized", "frozen_product", "spread", "unpacked"]
+__all__ = ["Bits", "FrozenLinear", "Quantized", "frozen_product", "packed", "rounded", "spread", "unpacked"]
 
 Bits = Literal[8, 4]
 _RUN = 64
@@ -29,16 +29,10 @@ class Quantized:
 
     dtype = torch.float32
 
-    def __init__(
-        self, weight: Tensor, bits: Bits, *, run: int = _RUN, scale_dtype: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, weight: Tensor, bits: Bits) -> None:
         self.shape, self.bits = weight.shape, bits
-        run = math.gcd(weight.shape[-1], run)
-        runs = weight.detach().to(torch.float32).unflatten(-1, (-1, run))
-        scale = (runs.abs().amax(-1, keepdim=True) / _LARGEST[bits]).to(scale_dtype).to(torch.float32)
-        self.scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-        codes = (runs / self.scale).round().to(torch.int8).flatten(-2)
-        self.codes = codes if bits == 8 else _packed(codes)
+        codes, self.scale = rounded(weight, bits)
+        self.codes = codes if bits == 8 else packed(codes)
 
     @property
     def device(self) -> torch.device:
@@ -101,10 +95,20 @@ class _FrozenProduct(torch.autograd.Function):
         return _product(grad.contiguous(), ctx.weight.to(grad.dtype).mT, ctx.ends), None, None
 
 
-def _packed(codes: Tensor) -> Tensor:
+def rounded(
+    weight: Tensor, bits: Bits, *, run: int = _RUN, scale_dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """int8 numbers ``[..., in]`` and the float32 factors ``[..., runs, 1]``, themselves rounded to ``scale_dtype``."""
+    runs = weight.detach().to(torch.float32).unflatten(-1, (-1, math.gcd(weight.shape[-1], run)))
+    scale = (runs.abs().amax(-1, keepdim=True) / _LARGEST[bits]).to(scale_dtype).to(torch.float32)
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return (runs / scale).round_().to(torch.int8).flatten(-2), scale
+
+
+def packed(codes: Tensor) -> Tensor:
     """Two numbers from -8 to 7 in one byte; an odd last one gets a zero beside it."""
-    pairs = F.pad(codes, (0, codes.shape[-1] % 2)).unflatten(-1, (-1, 2)).to(torch.int16) & 15
-    return (pairs[..., 0] | (pairs[..., 1] << 4)).to(torch.uint8)
+    even = F.pad(codes, (0, 1)) if codes.shape[-1] % 2 else codes
+    return ((even[..., ::2] & 15) | (even[..., 1::2] << 4)).view(torch.uint8)
 
 
 def unpacked(packed: Tensor, width: int) -> Tensor:

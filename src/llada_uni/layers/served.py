@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llada_uni.layers.float8 import BLOCK, FP8, dequantize_blocks, quantize_blocks, scale_shape
-from llada_uni.layers.quantized import Quantized, spread, unpacked
+from llada_uni.layers.quantized import packed, rounded, spread, unpacked
 
 __all__ = ["KINDS", "Kind", "Served", "can_pack", "steps_shape"]
 
@@ -86,12 +86,30 @@ class Served:
 
     def put(self, index: int | None, weight: Tensor) -> None:
         """Quantise a dense ``weight [out, in]`` into place ``index`` of the stack (None: there is no stack)."""
-        self.put_stored(index, *_encoded(weight, self.kind))
+        if self.kind == "fp8":
+            self._store(index, *quantize_blocks(weight, block=BLOCK))
+            return
+        run = weight.shape[-1] if self.kind == "int8" else _RUN
+        numbers, scale = rounded(weight, 8 if self.kind == "int8" else 4, run=run, scale_dtype=torch.bfloat16)
+        self._put_numbers(index, numbers, scale.squeeze(-1))
 
     def put_stored(self, index: int | None, codes: Tensor, scale: Tensor) -> None:
         """Take over codes and factors in the plain form into place ``index``."""
-        if self.packed:
-            codes, scale = _repacked(codes, scale, self.kind, self.shape[-1])
+        if self.packed and self.kind == "int4":
+            self._put_numbers(index, unpacked(codes, self.shape[-1]), scale)
+        else:
+            self._store(index, codes, scale)
+
+    def _put_numbers(self, index: int | None, numbers: Tensor, scale: Tensor) -> None:
+        """int8 ``numbers [out, in]`` in the form of this weight."""
+        if self.kind == "int4" and self.packed:
+            factors = torch.stack((scale.mT, torch.zeros_like(scale.mT)), dim=-1)
+            codes = _ops._convert_weight_to_int4pack_for_cpu(numbers.to(torch.int32).add_(8), 1)
+            self._store(index, codes, factors)
+        else:
+            self._store(index, numbers if self.kind == "int8" else packed(numbers), scale)
+
+    def _store(self, index: int | None, codes: Tensor, scale: Tensor) -> None:
         mine = (self.codes, self.scale) if index is None else (self.codes[index], self.scale[index])
         mine[0].copy_(codes)
         mine[1].copy_(scale)
@@ -201,23 +219,6 @@ def _forms(shape: tuple[int, ...], kind: Kind, packed: bool) -> tuple[tuple[tupl
     runs = columns // math.gcd(columns, _RUN)
     factors = (*lead, runs, rows, 2) if packed else (*lead, rows, runs)
     return ((*lead, rows, -(-columns // 2)), torch.uint8), (factors, torch.bfloat16)
-
-
-def _encoded(weight: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
-    if kind == "fp8":
-        return quantize_blocks(weight, block=BLOCK)
-    run = weight.shape[-1] if kind == "int8" else _RUN
-    made = Quantized(weight, 8 if kind == "int8" else 4, run=run, scale_dtype=torch.bfloat16)
-    return made.codes, made.scale.squeeze(-1)
-
-
-def _repacked(codes: Tensor, scale: Tensor, kind: Kind, width: int) -> tuple[Tensor, Tensor]:
-    """One weight from the plain form to that of the kernel."""
-    if kind == "int8":
-        return codes, scale
-    numbers = unpacked(codes, width).to(torch.int32) + 8
-    factors = torch.stack((scale.mT, torch.zeros_like(scale.mT)), dim=-1)
-    return _ops._convert_weight_to_int4pack_for_cpu(numbers, 1), factors
 
 
 def _kernel(x: Tensor, codes: Tensor, scale: Tensor, kind: Kind, run: int) -> Tensor:

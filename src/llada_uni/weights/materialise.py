@@ -108,7 +108,7 @@ def _fill(
     if as_it_is and part.scale is not None:
         made.put_stored(index, _entry(store, part.key, row), _entry(store, part.scale, row))
         return
-    dense = _dense(part, store, plan.shape[-2:], torch.float32, target.block, row)
+    dense = _dense(part, store, plan.shape[-2:], torch.float32, target.block, row).to(torch.float32)
     check_finite(dense, plan.name, store.where)
     made.put(index, dense.to(target.device))
 

@@ -30,8 +30,8 @@ __all__ = ["NetworkSize", "network_sizes", "stored_kind"]
 class NetworkSize:
     """Shapes of one network: small weights together, large parts one by one.
 
-    ``small``: numbers that are always there in the computing dtype, ``wide`` those in float32; ``parts``: for every part that may be offloaded its
-    large matrices' shapes and the numbers beside them.
+    ``small``: numbers that are always there in the computing dtype, ``wide`` those in float32; ``parts``: for every
+    part that may be offloaded its large matrices' shapes and the numbers beside them.
     """
 
     name: str
