@@ -1,8 +1,8 @@
 """What quantised experts cost in accuracy: on the numeric fixtures of the released code, and on a model.
 
 Fixtures: error of the logits against the stored ones. Model: scenes with their true codes, a share of them masked; the
-error of the logits at the masked positions, the agreement of the likeliest ids and the probability of the true code,
-against the model as it is stored. SceneBench with few items on top (``--limit 0``: none).
+error of the logits at the masked positions, the agreement of the likeliest ids, the probability that moved and that of
+the true code, against the model as it is stored; beside them what happens without any routed expert. SceneBench with few items on top (``--limit 0``: none).
 
 python benchmarks/quantisation.py --out benchmarks/results/quantisation.json
 """
@@ -41,12 +41,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def compared(found: Tensor, wanted: Tensor) -> dict[str, float]:
-    """Errors of logits [N, V]: relative (root mean square), largest, and how often the likeliest id is another."""
+    """Errors of logits [N, V]: relative (root mean square), largest; how often the likeliest id is the same; the
+    probability that lies elsewhere (total variation)."""
     difference = (found - wanted).double()
     return {
         "relative_error": float(difference.norm() / wanted.double().norm()),
         "largest_error": float(difference.abs().max()),
         "same_likeliest_id": float((found.argmax(-1) == wanted.argmax(-1)).double().mean()),
+        "moved_probability": float((found.softmax(-1) - wanted.softmax(-1)).abs().sum(-1).mean() / 2),
         "positions": wanted.shape[0],
     }
 
@@ -78,7 +80,6 @@ def golden(name: str, form: str) -> dict[str, float]:
 def masked_scenes(model: Any, count: int, mask_ratio: float, seed: int) -> list[tuple[Tensor, Tensor, Tensor]]:
     """(ids with masks, masked positions, true ids there) of pictures behind their captions."""
     from llada_uni import prompts
-    from llada_uni.grid import TokenGrid
     from llada_uni.scenes import render, sample_captioned
 
     networks, found = model.networks, []
@@ -86,7 +87,7 @@ def masked_scenes(model: Any, count: int, mask_ratio: float, seed: int) -> list[
         rng = random.Random(f"quantisation/{seed}/{index}")
         graph, caption = sample_captioned(rng)
         encoded = model.encode_image(render(graph))
-        rows = prompts.t2i(networks.vocab, networks.tokenizer, caption, TokenGrid(8, 8))
+        rows = prompts.t2i(networks.vocab, networks.tokenizer, caption, encoded.grid)
         ids = torch.tensor([*rows.cond, *networks.vocab.to_ids(encoded.codes)])
         start = len(rows.cond)
         number = max(1, int(mask_ratio * len(encoded.codes)))
@@ -136,6 +137,19 @@ def of_model(
     return numbers, logits
 
 
+def without_experts(options: argparse.Namespace, reference: list[Tensor]) -> dict[str, float]:
+    """A yardstick: the same errors when the routed experts answer nothing at all."""
+    from llada_uni import LladaUni
+    from llada_uni.layers.moe import Experts
+
+    model = LladaUni.from_pretrained(options.model, device="cpu")
+    for part in model.networks.backbone.modules():
+        if isinstance(part, Experts):
+            part.down_proj.data.zero_()
+    scenes = masked_scenes(model, options.scenes, options.mask_ratio, options.seed)
+    return compared(torch.cat(masked_logits(model, scenes)), torch.cat(reference))
+
+
 def _counted(part: dict[str, Any]) -> dict[str, int]:
     cells = [*part["categories"].values(), *part["held_out"].values()]
     return {key: sum(cell[key] for cell in cells) for key in ("correct", "total")}
@@ -151,6 +165,8 @@ def main(arguments: list[str] | None = None) -> None:
         found, logits = of_model(options, form, reference)
         reference = reference or logits
         numbers["forms"][form] = {"golden": {name: golden(name, form) for name in GOLDEN}} | found
+    assert reference is not None
+    numbers["without_experts"] = without_experts(options, reference)
     write(record(numbers, device="cpu", arguments=arguments), options.out)
 
 

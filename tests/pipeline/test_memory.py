@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from llada_uni.backbone.config import BackboneConfig
 from llada_uni.errors import ConfigError, ResourceError
 from llada_uni.pipeline import LladaUni, memory
 from llada_uni.pipeline.memory import STAGES, MemoryPlan, parse_memory, plan_memory
 from llada_uni.serving.engine import Engine
 from llada_uni.weights.convert import convert_checkpoint
-from llada_uni.weights.large import network_bytes
+from llada_uni.weights.large import blocks_of_decoder, experts_of_backbone, network_bytes
 from llada_uni.weights.sizes import network_sizes, stored_kind
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -167,16 +168,18 @@ def test_more_than_planned_is_refused(checkpoint: Path) -> None:
 
 
 CHILD = """
-import json, resource, sys
+import json, pathlib, sys
 from llada_uni.pipeline import LladaUni
 model = LladaUni.from_pretrained(sys.argv[1], device="cpu", memory=int(sys.argv[2]))
 model.generate_image("two red apples", seed=3)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+lines = pathlib.Path("/proc/self/status").read_text().splitlines()  # rusage would count the parent's peak too
+peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 print(json.dumps({"peak": peak, "plan": model.memory_plan.as_dict()}))
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs the process file system of Linux")
 @pytest.mark.parametrize("share", [0.9, 0.5])
 def test_the_process_stays_within_its_budget(tmp_path: Path, share: float) -> None:
     """Peak resident memory of a whole process, libraries included, on a model whose weights outweigh them."""
@@ -200,3 +203,50 @@ def test_the_process_stays_within_its_budget(tmp_path: Path, share: float) -> No
     told = json.loads(done.stdout)
     assert told["peak"] <= budget
     assert told["peak"] > 0.5 * told["plan"]["total"]
+
+
+@pytest.fixture
+def released(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The released sizes, without a checkpoint: networks of the default configurations on the meta device."""
+    from llada_uni.backbone.model import Backbone
+    from llada_uni.decoder.config import DecoderConfig, SemanticEmbedderConfig, VAEConfig
+    from llada_uni.decoder.dit import Decoder
+    from llada_uni.decoder.semantic import SemanticEmbedder
+    from llada_uni.decoder.vae import VAE
+    from llada_uni.image_tokenizer.config import ImageTokenizerConfig
+    from llada_uni.image_tokenizer.model import ImageTokenizer
+    from llada_uni.weights.sizes import measure
+
+    sizes = {
+        "backbone": measure("backbone", lambda: Backbone(BackboneConfig()), experts_of_backbone),
+        "image_tokenizer": measure("image_tokenizer", lambda: ImageTokenizer(ImageTokenizerConfig())),
+        "semantic_embedder": measure("semantic_embedder", lambda: SemanticEmbedder(SemanticEmbedderConfig())),
+        "vae": measure("vae", lambda: VAE(VAEConfig())),
+        "decoder": measure("decoder", lambda: Decoder(DecoderConfig()), blocks_of_decoder),
+    }
+    monkeypatch.setattr(memory, "network_sizes", lambda *_: sizes)
+    monkeypatch.setattr(memory, "stored_kind", lambda *_: None)
+    monkeypatch.setattr(memory, "_variants", lambda *_: ("normal",))
+    monkeypatch.setattr(memory, "_working_memory", lambda *_, **__: 3 * 10**9)
+    return Path("uni")
+
+
+def test_the_released_model_on_cards_and_machines_of_several_sizes(released: Path) -> None:
+    def on(device: torch.device, gigabytes: int) -> MemoryPlan:
+        usual = torch.float32 if device.type == "cpu" else torch.bfloat16
+        return planned(released, gigabytes * 10**9, device, dtype=usual)
+
+    card = on(CUDA, 80)
+    assert (card.keeping.plain, card.total < 55e9) == (True, True)
+    card = on(CUDA, 24)
+    assert (card.keeping.staged, card.keeping.offload_experts) == (False, None)
+    assert (card.keeping.experts, card.keeping.decoder) == ("int4", "int8")
+    assert on(CUDA, 16).keeping.staged
+    small = on(CUDA, 12)
+    assert small.keeping.offload_experts == "cpu"
+    assert small.waiting > 7e9
+    machine = on(CPU, 24)
+    assert (machine.keeping.experts, str(machine.dtype)) == ("int4", "torch.bfloat16")
+    assert machine.networks["backbone"] < 11e9
+    with pytest.raises(ResourceError, match="needs"):
+        on(CPU, 3)

@@ -23,7 +23,7 @@ from llada_uni.weights.load import NoRandomNumbers, weight_block
 from llada_uni.weights.materialise import ALWAYS_FLOAT32
 from llada_uni.weights.store import open_folder
 
-__all__ = ["NetworkSize", "network_sizes", "stored_kind"]
+__all__ = ["NetworkSize", "measure", "network_sizes", "stored_kind"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,17 +71,17 @@ class NetworkSize:
 def network_sizes(root: Path, variants: tuple[Literal["normal", "turbo"], ...]) -> dict[str, NetworkSize]:
     """The networks of a checkpoint under their names in ``weights.save.Components``, with these decoders."""
     found = {
-        "backbone": _measure("backbone", lambda: Backbone(parts.load_backbone_config(root)), experts_of_backbone),
-        "image_tokenizer": _measure("image_tokenizer", lambda: ImageTokenizer(parts.load_image_tokenizer_config(root))),
-        "semantic_embedder": _measure(
+        "backbone": measure("backbone", lambda: Backbone(parts.load_backbone_config(root)), experts_of_backbone),
+        "image_tokenizer": measure("image_tokenizer", lambda: ImageTokenizer(parts.load_image_tokenizer_config(root))),
+        "semantic_embedder": measure(
             "semantic_embedder", lambda: SemanticEmbedder(parts.load_semantic_embedder_config(root))
         ),
-        "vae": _measure("vae", lambda: VAE(parts.load_vae_config(root))),
+        "vae": measure("vae", lambda: VAE(parts.load_vae_config(root))),
     }
     for variant in variants:
         name = "decoder" if variant == "normal" else "decoder_turbo"
         config = parts.load_decoder_config(root, variant)
-        found[name] = _measure(name, lambda config=config: Decoder(config), blocks_of_decoder)
+        found[name] = measure(name, lambda config=config: Decoder(config), blocks_of_decoder)
     return found
 
 
@@ -102,7 +102,8 @@ def stored_kind(root: Path) -> Kind | None:
     return plans[0].parts[0].kind
 
 
-def _measure(name: str, build: Callable[[], nn.Module], large: Large | None = None) -> NetworkSize:
+def measure(name: str, build: Callable[[], nn.Module], large: Large | None = None) -> NetworkSize:
+    """Sizes of the network that ``build`` makes, without memory; ``large`` names its large parts."""
     with torch.device("meta"), NoRandomNumbers():
         module = build()
     counted = {id(t): (key, tuple(t.shape)) for key, t in (*module.named_parameters(), *module.named_buffers())}
