@@ -2,7 +2,8 @@
 
 Fixtures: error of the logits against the stored ones. Model: scenes with their true codes, a share of them masked; the
 error of the logits at the masked positions, the agreement of the likeliest ids, the probability that moved and that of
-the true code, against the model as it is stored; beside them what happens without any routed expert. SceneBench with few items on top (``--limit 0``: none).
+the true code, against the model as it is stored; beside them what happens without any routed expert. SceneBench with
+few items on top (``--limit 0``: none).
 
 python benchmarks/quantisation.py --out benchmarks/results/quantisation.json
 """

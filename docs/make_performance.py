@@ -246,8 +246,8 @@ def quantisation(numbers: dict[str, Any]) -> Iterator[str]:
     count = first["masked_codes"]["positions"]
     yield "Routed experts in another form, rounded to the nearest. Fixtures: root mean square error of the logits"
     yield f"against those of the released code, relative. Model `{numbers['model']}`: {count} masked codes of scenes"
-    yield "behind their captions: the same error against the stored form, share of equal likeliest ids, probability that lies on"
-    yield "other codes, nats of the true code; then SceneBench, pictures and answers that are right.\n"
+    yield "behind their captions: the same error against the stored form, share of equal likeliest ids, probability"
+    yield "that lies on other codes, nats of the true code; then SceneBench, pictures and answers that are right.\n"
     yield "| experts | backbone, MB | fixture a | fixture b | model | same id | moved | nats | pictures | answers |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for form, row in numbers["forms"].items():

@@ -223,6 +223,8 @@ def _precisions(
     if not fixed and dtype == torch.float32:
         last = torch.bfloat16
         yield last, Keeping(experts=quantize)
+    if quantize == "none":
+        return  # of anything
     if quantize is not None or held in ("int8", "int4"):
         yield last, Keeping(experts=quantize, decoder="int8")
         return
