@@ -196,7 +196,7 @@ def _candidates(
 ) -> Iterator[tuple[torch.dtype, Keeping]]:
     """All plans, best first."""
     place: Offload = "disk" if device.type == "cpu" else "cpu"
-    ladder = list(_precisions(dtype, fixed_dtype, held, quantize))
+    ladder = list(_precisions(dtype, fixed_dtype, held, quantize, gpu=device.type != "cpu"))
     turns = [False] if together else [False, True]
     if offload is None:
         for staged in turns:
@@ -215,7 +215,7 @@ def _candidates(
 
 
 def _precisions(
-    dtype: torch.dtype, fixed: bool, held: Kind | None, quantize: Quantize | None
+    dtype: torch.dtype, fixed: bool, held: Kind | None, quantize: Quantize | None, *, gpu: bool
 ) -> Iterator[tuple[torch.dtype, Keeping]]:
     """(dtype, forms) from the most exact to the smallest."""
     yield dtype, Keeping(experts=quantize)
@@ -228,7 +228,7 @@ def _precisions(
     if quantize is not None or held in ("int8", "int4"):
         yield last, Keeping(experts=quantize, decoder="int8")
         return
-    first = "fp8" if held == "fp8" else "int8"
+    first = "fp8" if held == "fp8" and gpu else "int8"  # a CPU has no kernel for float8
     yield last, Keeping(experts=first)
     yield last, Keeping(experts=first, decoder="int8")
     yield last, Keeping(experts="int4", decoder="int8")
