@@ -265,6 +265,42 @@ def serving(numbers: dict[str, Any]) -> Iterator[str]:
     yield f"{load['seconds']:.0f} s: {answers}; memory {100 * load['growth']:+.1f} % after warm-up."
 
 
+def quantisation(numbers: dict[str, Any]) -> Iterator[str]:
+    """Forms of the experts against the stored one."""
+    first = next(iter(numbers["forms"].values()))
+    count = first["masked_codes"]["positions"]
+    yield "Routed experts in another form, rounded to the nearest. Fixtures: root mean square error of the logits"
+    yield f"against those of the released code, relative. Model `{numbers['model']}`: {count} masked codes of scenes"
+    yield "behind their captions: the same error against the stored form, share of equal likeliest ids, probability"
+    yield "that lies on other codes, nats of the true code; then SceneBench, pictures and answers that are right.\n"
+    yield "| experts | backbone, MB | fixture a | fixture b | model | same id | moved | nats | pictures | answers |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for form, row in numbers["forms"].items():
+        golden = " | ".join(f"{100 * one['relative_error']:.2f} %" for one in row["golden"].values())
+        bench = " | ".join(f"{one['correct']} of {one['total']}" if (one := row.get(part)) else "–"
+                           for part in ("generation", "understanding"))  # fmt: skip
+        model = f"{_moved(row['masked_codes'])} | {row['nats_of_the_true_code']:.3f}"
+        yield f"| {form} | {row['backbone_bytes'] / 1e6:.1f} | {golden} | {model} | {bench} |"
+    yield f"| no routed experts | – | – | – | {_moved(numbers['without_experts'])} | – | – | – |"
+
+
+def _moved(row: dict[str, Any]) -> str:
+    shares = (row["relative_error"], row["same_likeliest_id"], row["moved_probability"])
+    return " | ".join(f"{100 * share:.2f} %" for share in shares)
+
+
+def big_on_cpu(numbers: dict[str, Any]) -> Iterator[str]:
+    """The released sizes with random weights on a CPU."""
+    loading, text = numbers["loading"], numbers["text"]
+    yield f"The backbone of the released sizes ({numbers['layers']} layers) with random weights, {numbers['quantize']}"
+    yield f"experts, {numbers['dtype']} elsewhere: {loading['weight_bytes'] / 1e9:.2f} GB of weights, loaded one expert"
+    yield f"at a time in {loading['seconds']:.0f} s with a peak of {loading['peak_rss_bytes'] / 1e9:.2f} GB for the"
+    yield f"whole process. Then {text['tokens']} tokens after {text['prompt_tokens']}, {text['steps_per_block']} steps"
+    yield "for the block:"
+    yield f"{text['seconds_per_call']:.2f} s for a backbone call, {text['tokens_per_s']:.2f} tokens/s, peak"
+    yield f"{text['peak_rss_bytes'] / 1e9:.2f} GB."
+
+
 SECTIONS: tuple[tuple[str, str, str, Callable[[dict[str, Any]], Iterator[str]]], ...] = (
     ("The first picture", "first_picture", "first_picture.py --repeat 3", first_picture),
     ("SceneBench v1", "scenebench", "scenebench.py --model nano", scenebench),
@@ -280,6 +316,8 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[dict[str, Any]], Iterator[str]]],
         "starts.py --model src/llada_uni/nano --cache build/state",
         starts,
     ),
+    ("Quantised experts", "quantisation", "quantisation.py", quantisation),
+    ("16 billion parameters on a CPU", "big_on_cpu", "big_on_cpu.py --size uni", big_on_cpu),
     ("Serving", "serving_nano", "serving.py", serving),
     (
         "Training step against a straightforward one",

@@ -198,3 +198,29 @@ def test_curves_are_thinned_and_keep_the_last_point(tmp_path: Path, monkeypatch:
 def test_curves_of_nothing_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match="found none"):
         run("training_curves", monkeypatch, "--cache", str(tmp_path))
+
+
+def test_quantisation_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, out = write_tiny_checkpoint(tmp_path / "tiny"), tmp_path / "out.json"
+    run("quantisation", monkeypatch, "--model", str(checkpoint), "--scenes", "2", "--limit", "1", "--forms", "int4",
+        "--out", str(out))  # fmt: skip
+    forms = json.loads(out.read_text())["numbers"]["forms"]
+    assert list(forms) == ["none", "int4"]
+    assert forms["none"]["masked_codes"]["relative_error"] == 0
+    assert forms["none"]["golden"]["backbone_a"]["relative_error"] < 1e-5
+    assert 1e-3 < forms["int4"]["golden"]["backbone_a"]["relative_error"] < 0.5
+    assert 0 < forms["int4"]["masked_codes"]["relative_error"] < 0.5
+    assert forms["int4"]["generation"]["total"] == 1
+    assert "int4 generation 1/1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["int4", "fp8", "none"])
+def test_a_backbone_from_weights_made_on_the_way(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out.json"
+    run("big_on_cpu", monkeypatch, "--size", "tiny", "--quantize", form, "--blocks", "2", "--out", str(out))
+    numbers = json.loads(out.read_text())["numbers"]
+    assert numbers["text"]["tokens"] == 64
+    assert numbers["text"]["backbone_calls"] >= 8
+    assert 0 < numbers["loading"]["weight_bytes"] < numbers["loading"]["peak_rss_bytes"]

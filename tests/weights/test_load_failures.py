@@ -311,5 +311,5 @@ def test_running_out_of_memory(root: Path, monkeypatch: pytest.MonkeyPatch) -> N
     def full(*_: object, **__: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
 
-    monkeypatch.setattr("llada_uni.weights.load._read", full)
+    monkeypatch.setattr("llada_uni.weights.materialise._dense", full)
     assert "not enough memory on cpu for " in failure(lambda: load.load_vae(root), ResourceError)

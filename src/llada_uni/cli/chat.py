@@ -35,6 +35,8 @@ def chat(
     as_json: opt.Json = False,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    quantize: opt.Quantize = None,
+    memory: opt.Memory = None,
     steps_per_block: opt.StepsPerBlock = None,
     confidence_threshold: opt.ConfidenceThreshold = None,
     temperature: opt.Temperature = None,
@@ -49,7 +51,7 @@ def chat(
     from llada_uni.cli.loading import open_model
     from llada_uni.cli.progress import follow
 
-    pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
+    pipeline = open_model(model, revision=revision, device=device, dtype=dtype, quantize=quantize, memory=memory)
     events = pipeline.stream_chat(
         messages,
         seed=seed,

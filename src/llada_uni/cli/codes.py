@@ -31,6 +31,8 @@ def encode(
     as_json: opt.Json = False,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    quantize: opt.Quantize = None,
+    memory: opt.Memory = None,
 ) -> None:
     """Turn a picture into codes; --size chooses the size that they decode to."""
     path = out.target(output, as_json=as_json)
@@ -38,7 +40,7 @@ def encode(
 
     from llada_uni.cli.loading import open_model
 
-    pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
+    pipeline = open_model(model, revision=revision, device=device, dtype=dtype, quantize=quantize, memory=memory)
     source = out.read_stdin_bytes() if image == out.STANDARD else image
     encoded = pipeline.encode_image(source, height=height, width=width)
     if output == out.STANDARD:
@@ -61,6 +63,8 @@ def decode(
     as_json: opt.Json = False,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    quantize: opt.Quantize = None,
+    memory: opt.Memory = None,
     num_steps: opt.NumSteps = None,
     decoder: opt.Decoder = None,
     decoder_guidance: opt.DecoderGuidance = None,
@@ -78,7 +82,9 @@ def decode(
 
     encoded = EncodedImage.from_dict(_stdin_json(), source="-") if codes == out.STANDARD else EncodedImage.load(codes)
     pixels = opt.pixel_options(compile_decoder, graph_decoder, vae_tile)
-    pipeline = open_model(model, revision=revision, device=device, dtype=dtype, pixels=pixels)
+    pipeline = open_model(
+        model, revision=revision, device=device, dtype=dtype, pixels=pixels, quantize=quantize, memory=memory
+    )
     result = pipeline.decode_image(
         encoded,
         seed=seed,

@@ -33,6 +33,8 @@ def edit(
     as_json: opt.Json = False,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    quantize: opt.Quantize = None,
+    memory: opt.Memory = None,
     crop: opt.Crop = "cover",
     steps_per_block: opt.StepsPerBlock = None,
     guidance_text: opt.GuidanceText = None,
@@ -59,7 +61,9 @@ def edit(
     from llada_uni.cli.progress import follow
 
     pixels = opt.pixel_options(compile_decoder, graph_decoder, vae_tile)
-    pipeline = open_model(model, revision=revision, device=device, dtype=dtype, pixels=pixels)
+    pipeline = open_model(
+        model, revision=revision, device=device, dtype=dtype, pixels=pixels, quantize=quantize, memory=memory
+    )
     options: dict[str, Any] = {
         "height": height,
         "width": width,

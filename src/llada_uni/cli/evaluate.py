@@ -35,6 +35,8 @@ def scenebench(
     as_json: opt.Json = False,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    quantize: opt.Quantize = None,
+    memory: opt.Memory = None,
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="That many prompts and questions.")] = None,
     category: Annotated[list[str] | None, typer.Option("--category", help="Only this one; may be repeated.")] = None,
     steps_per_block: opt.StepsPerBlock = None,
@@ -53,7 +55,7 @@ def scenebench(
     from llada_uni.cli.loading import open_model
     from llada_uni.evaluation.scenebench import run_scenebench
 
-    pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
+    pipeline = open_model(model, revision=revision, device=device, dtype=dtype, quantize=quantize, memory=memory)
     settings = {
         "steps_per_block": steps_per_block,
         "guidance_scale": guidance_scale,
@@ -79,6 +81,8 @@ def tasks(
     as_json: opt.Json = False,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    quantize: opt.Quantize = None,
+    memory: opt.Memory = None,
     limit: Annotated[int | None, typer.Option("--limit", metavar="N", help="That many items of every suite.")] = None,
     suite: Annotated[list[str] | None, typer.Option("--suite", help="Only this one; may be repeated.")] = None,
 ) -> None:
@@ -88,7 +92,7 @@ def tasks(
     from llada_uni.cli.loading import open_model
     from llada_uni.evaluation.scenebench_tasks import run_scenebench_tasks
 
-    pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
+    pipeline = open_model(model, revision=revision, device=device, dtype=dtype, quantize=quantize, memory=memory)
     report = run_scenebench_tasks(pipeline, limit=limit, seed=seed, runs=suite or None, progress=_tell)
     _show(report, path, as_json=as_json)
 

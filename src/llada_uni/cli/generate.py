@@ -33,6 +33,8 @@ def generate(
     as_json: opt.Json = False,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    quantize: opt.Quantize = None,
+    memory: opt.Memory = None,
     steps_per_block: opt.StepsPerBlock = None,
     guidance_scale: opt.GuidanceScale = None,
     confidence_threshold: opt.ConfidenceThreshold = None,
@@ -61,7 +63,9 @@ def generate(
     from llada_uni.cli.loading import open_model
 
     pixels = opt.pixel_options(compile_decoder, graph_decoder, vae_tile)
-    pipeline = open_model(model, revision=revision, device=device, dtype=dtype, pixels=pixels)
+    pipeline = open_model(
+        model, revision=revision, device=device, dtype=dtype, pixels=pixels, quantize=quantize, memory=memory
+    )
     events = pipeline.stream_image(
         words,
         height=height,

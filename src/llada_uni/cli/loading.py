@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from llada_uni.cli import output as out
 
 if TYPE_CHECKING:
     from llada_uni.pipeline import LladaUni
@@ -13,13 +15,28 @@ __all__ = ["open_model", "use_all_cores"]
 
 
 def open_model(
-    model: str, *, revision: str | None, device: str, dtype: str | None, pixels: PixelOptions | None = None
+    model: str,
+    *,
+    revision: str | None,
+    device: str,
+    dtype: str | None,
+    pixels: PixelOptions | None = None,
+    quantize: str | None = None,
+    memory: str | None = None,
+    together: bool = False,
 ) -> LladaUni:
-    """The pipeline behind ``--model``, ``--revision``, ``--device`` and ``--dtype``; ``pixels``: how it draws."""
+    """The pipeline behind the common options; a memory plan is shown before anything is loaded.
+
+    ``pixels``: how pictures are drawn.
+    """
     from llada_uni.pipeline import LladaUni
 
     use_all_cores()
-    return LladaUni.from_pretrained(model, revision=revision, device=device, dtype=dtype, pixels=pixels)
+    keep: dict[str, Any] = {"pixels": pixels, "quantize": quantize, "memory": memory, "together": together}
+    opened = LladaUni.from_pretrained(model, revision=revision, device=device, dtype=dtype, **keep)
+    if opened.memory_plan is not None:
+        out.note("\n".join(opened.memory_plan.lines()))
+    return opened
 
 
 def use_all_cores() -> None:

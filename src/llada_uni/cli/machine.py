@@ -9,10 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from llada_uni.weights.machine import available_memory
+
 __all__ = ["available_memory", "describe_devices", "free_disk", "human_bytes", "num_cores", "versions"]
 
 _PACKAGES = ("llada-uni", "torch", "numpy", "safetensors", "tokenizers", "huggingface_hub", "pillow", "typer", "rich")
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def versions() -> dict[str, str]:
@@ -29,12 +30,6 @@ def versions() -> dict[str, str]:
 def num_cores() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def available_memory() -> int | None:
-    """Bytes of main memory that can be used now (also under a container's limit); None if unknown."""
-    sizes = [size for size in (_free_memory(), _container_memory()) if size is not None]
-    return min(sizes, default=None)
 
 
 def free_disk(directory: Path) -> int:
@@ -65,20 +60,3 @@ def human_bytes(count: float | None) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
-
-
-def _free_memory() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def _container_memory() -> int | None:
-    try:
-        limit = (_CGROUP / "memory.max").read_text(encoding="ascii").strip()
-        used = int((_CGROUP / "memory.current").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
-    return None if limit == "max" else max(0, int(limit) - used)

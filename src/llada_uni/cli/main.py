@@ -16,6 +16,7 @@ from llada_uni.cli import (
     adapters,
     chat,
     codes,
+    convert,
     data,
     doctor,
     edit,
@@ -63,6 +64,7 @@ for room in (
     train,
     adapters,
     expand,
+    convert,
     evaluate,
 ):
     room.register(app)

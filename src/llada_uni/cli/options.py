@@ -29,9 +29,11 @@ __all__ = [
     "Json",
     "KeepRatio",
     "MaxNewTokens",
+    "Memory",
     "Model",
     "NumSteps",
     "Output",
+    "Quantize",
     "Revision",
     "Seed",
     "Size",
@@ -89,6 +91,18 @@ Dtype = Annotated[
         metavar="float32|bfloat16|float16",
         help="Number format (float32 on CPU, bfloat16 on CUDA when not given).",
         rich_help_panel=COMMON,
+    ),
+]
+Quantize = Annotated[
+    str | None,
+    typer.Option(
+        "--quantize", metavar="int8|int4|fp8|none", help="Form of the backbone's experts.", rich_help_panel=COMMON
+    ),
+]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        "--memory", metavar="AMOUNT", help="Stay within this, such as 24GB; shows the plan.", rich_help_panel=COMMON
     ),
 ]
 Film = Annotated[

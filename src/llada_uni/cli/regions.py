@@ -71,6 +71,8 @@ def inpaint(
     as_json: opt.Json = False,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    quantize: opt.Quantize = None,
+    memory: opt.Memory = None,
     mask: Annotated[
         str | None,
         typer.Option("--mask", metavar="FILE", help="Transparent (or white) = predict.", rich_help_panel=_REGION),
@@ -129,6 +131,8 @@ def outpaint(
     as_json: opt.Json = False,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    quantize: opt.Quantize = None,
+    memory: opt.Memory = None,
     anchor: Annotated[
         str,
         typer.Option("--anchor", metavar="PLACE", help="Where the picture lies: center, top, left, bottom-right, ..."),
@@ -166,6 +170,8 @@ def vary(
     as_json: opt.Json = False,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    quantize: opt.Quantize = None,
+    memory: opt.Memory = None,
     strength: Annotated[
         float, typer.Option("--strength", metavar="S", help="Share of the cells that is predicted, 0 to 1.")
     ] = 0.5,
@@ -208,7 +214,8 @@ def _run(values: dict[str, Any], task: Callable[[LladaUni], Callable[..., Any]],
     from llada_uni.cli.loading import open_model
 
     source = _source(values["image"])
-    pipeline = open_model(values["model"], revision=values["revision"], device=values["device"], dtype=values["dtype"])
+    opened = {name: values[name] for name in ("revision", "device", "dtype", "quantize", "memory")}
+    pipeline = open_model(values["model"], **opened)
     events = task(pipeline)(source, prompt, **where, **{name: values[name] for name in _PASSED_ON})
     result, write_film = follow_filmed(pipeline, events, film)
     write_picture(result, values["output"], path, stem=prompt, as_json=as_json)

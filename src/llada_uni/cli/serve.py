@@ -110,6 +110,8 @@ def serve(
     compile_decoder: opt.CompileDecoder = False,
     graph_decoder: opt.GraphDecoder = False,
     vae_tile: opt.VaeTile = None,
+    quantize: opt.Quantize = None,
+    memory: opt.Memory = None,
     host: Host = "127.0.0.1",
     port: Port = 8000,
     api_key: ApiKey = None,
@@ -148,6 +150,8 @@ def serve(
         drain=drain,
         log_errors=log_errors,
         pixels=opt.pixel_options(compile_decoder, graph_decoder, vae_tile),
+        quantize=quantize,
+        memory=memory,
     )
     if cluster is None:
         serve_with(chosen)
@@ -176,11 +180,14 @@ class Choices:
     drain: float
     log_errors: bool
     pixels: PixelOptions
+    quantize: str | None
+    memory: str | None
 
     @property
     def opening(self) -> dict[str, Any]:
         """How the model is opened."""
-        return {"revision": self.revision, "device": self.device, "dtype": self.dtype, "pixels": self.pixels}
+        names = ("revision", "device", "dtype", "pixels", "quantize", "memory")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def load(self) -> dict[str, Any]:
@@ -203,7 +210,7 @@ def serve_with(
     from llada_uni.serving.server import serve as run
 
     settings = _settings(chosen)
-    networks = open_model(chosen.model, **chosen.opening).networks
+    networks = open_model(chosen.model, together=True, **chosen.opening).networks
     with listening_socket(chosen.host, chosen.port) as socket:
         load = EngineSettings.on(networks.device.type, **chosen.load)
         engine = Engine(networks, load, show_errors=settings.show_errors)

@@ -102,6 +102,8 @@ def story(
     as_json: opt.Json = False,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    quantize: opt.Quantize = None,
+    memory: opt.Memory = None,
     max_frames: MaxFrames = None,
     max_new_tokens: MaxNewTokens = None,
     max_image_tokens: MaxImageTokens = None,
@@ -134,7 +136,7 @@ def story(
         "guidance_interval": opt.parse_interval(guidance_interval), "step_cache": step_cache,
         "on_bad_grid": on_bad_grid,
     }  # fmt: skip
-    pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
+    pipeline = open_model(model, revision=revision, device=device, dtype=dtype, quantize=quantize, memory=memory)
     result = _followed(pipeline.stream_interleaved(words, **given))
     _write(result, output, path, stem=words or "story", as_json=as_json)
 

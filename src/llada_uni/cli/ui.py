@@ -48,6 +48,8 @@ def ui(
     compile_decoder: opt.CompileDecoder = False,
     graph_decoder: opt.GraphDecoder = False,
     vae_tile: opt.VaeTile = None,
+    quantize: opt.Quantize = None,
+    memory: opt.Memory = None,
     live_picture: LivePicture = True,
     open_page: Open = False,
 ) -> None:
@@ -83,6 +85,8 @@ def ui(
             drain=drain,
             log_errors=log_errors,
             pixels=opt.pixel_options(compile_decoder, graph_decoder, vae_tile),
+            quantize=quantize,
+            memory=memory,
         ),
         make_app=mounted,
         on_ready=ready,

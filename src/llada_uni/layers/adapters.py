@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from llada_uni.errors import ConfigError
 from llada_uni.layers.moe import Experts, grouped_linear
 from llada_uni.layers.quantized import Bits, FrozenLinear, Quantized
+from llada_uni.layers.served import Served
 
 __all__ = ["Adapter", "AdapterConfig", "Adapters", "adaptable", "quantize_network"]
 
@@ -198,7 +199,7 @@ class Adapters(nn.Module):
         assert self._originals is None, "already merged"
         assert self._handles, "detached"
         weights = {name: adapter.weight for name, adapter in self._adapters}
-        if any(isinstance(weight, Quantized) for weight in weights.values()):
+        if any(isinstance(weight, Quantized | Served) for weight in weights.values()):
             raise ConfigError("cannot merge into quantised weights; merge into the original checkpoint instead")
         self._originals = {name: weight.clone() for name, weight in weights.items()} if keep else None  # type: ignore[union-attr]
         self.detach()

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from llada_uni.layers.mlp import SwiGLU
 from llada_uni.layers.precision import at_least_float32, matmul_dtype
 from llada_uni.layers.quantized import Quantized, frozen_product
+from llada_uni.layers.served import Served
 
 __all__ = [
     "ExpertBackend",
@@ -173,9 +174,9 @@ class MoE(nn.Module):
 def apply_experts(
     x: Tensor,
     routing: Routing,
-    gate: Tensor | Quantized,
-    up: Tensor | Quantized,
-    down: Tensor | Quantized,
+    gate: Tensor | Quantized | Served,
+    up: Tensor | Quantized | Served,
+    down: Tensor | Quantized | Served,
     *,
     backend: ExpertBackend = "grouped",
     changes: Mapping[str, ExpertChange] | None = None,
@@ -183,7 +184,7 @@ def apply_experts(
     """What :class:`Experts` computes, from its three weights; quantised ones stay so on the grouped path."""
     dtype, grouped = matmul_dtype(x), backend == "grouped"
     weights: tuple[Any, ...] = (gate, up, down)
-    gate, up, down = (w if grouped and isinstance(w, Quantized) else w.to(dtype) for w in weights)
+    gate, up, down = (w if grouped and isinstance(w, Quantized | Served) else w.to(dtype) for w in weights)
     compute: Any = _grouped if grouped else _looped
     return compute(x.to(dtype), routing, gate, up, down, changes or {}).to(dtype)
 
@@ -207,9 +208,9 @@ def _looped(
 def _grouped(
     x: Tensor,
     routing: Routing,
-    gate: Tensor | Quantized,
-    up: Tensor | Quantized,
-    down: Tensor | Quantized,
+    gate: Tensor | Quantized | Served,
+    up: Tensor | Quantized | Served,
+    down: Tensor | Quantized | Served,
     changes: Mapping[str, ExpertChange],
 ) -> Tensor:
     """Fast path: sort the token copies by expert, three grouped products, and sum the copies back."""
@@ -228,10 +229,12 @@ def _changed(change: ExpertChange | None, x: Tensor, y: Tensor, ends: Tensor) ->
     return y if change is None else change(x, y, ends)
 
 
-def grouped_linear(x: Tensor, weight: Tensor | Quantized, ends: Tensor) -> Tensor:
+def grouped_linear(x: Tensor, weight: Tensor | Quantized | Served, ends: Tensor) -> Tensor:
     """``x [M, in]`` in ``E`` consecutive segments (exclusive ``ends``), segment ``e`` times ``weight[e] [out, in]``."""
     if isinstance(weight, Quantized):
         return frozen_product(x, weight, ends)
+    if isinstance(weight, Served):
+        return weight.product(x, ends)
     aligned = all(n * x.element_size() % 16 == 0 for n in weight.shape[1:])
     if aligned and x.dtype in _GROUPED_MM_DTYPES:
         return F.grouped_mm(x, weight.transpose(1, 2), offs=ends)

@@ -1,8 +1,8 @@
 """Frozen weights kept as 8- or 4-bit integers: less memory under adapters, dense again only inside one product.
 
 Rows are cut into runs of up to 64 inputs with one float32 factor each, so that the largest magnitude of a run is 127
-(or 7). The backward pass makes the dense weight anew instead of keeping it. Source: QLoRA (arXiv 2305.14314), with
-plain integers in place of its NF4 and without double quantisation.
+(or 7). The backward pass makes the dense weight anew instead of keeping it. ``layers.served`` keeps such numbers for
+inference. Source: QLoRA (arXiv 2305.14314), with plain integers in place of its NF4 and without double quantisation.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from llada_uni.layers.precision import matmul_dtype
 
-__all__ = ["Bits", "FrozenLinear", "Quantized", "frozen_product"]
+__all__ = ["Bits", "FrozenLinear", "Quantized", "frozen_product", "packed", "rounded", "spread", "unpacked"]
 
 Bits = Literal[8, 4]
 _RUN = 64
@@ -31,12 +31,8 @@ class Quantized:
 
     def __init__(self, weight: Tensor, bits: Bits) -> None:
         self.shape, self.bits = weight.shape, bits
-        run = math.gcd(weight.shape[-1], _RUN)
-        runs = weight.detach().to(torch.float32).unflatten(-1, (-1, run))
-        scale = runs.abs().amax(-1, keepdim=True) / _LARGEST[bits]
-        self.scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-        codes = (runs / self.scale).round().to(torch.int8).flatten(-2)
-        self.codes = codes if bits == 8 else _packed(codes)
+        codes, self.scale = rounded(weight, bits)
+        self.codes = codes if bits == 8 else packed(codes)
 
     @property
     def device(self) -> torch.device:
@@ -50,30 +46,33 @@ class Quantized:
 
     def to(self, dtype: torch.dtype) -> Tensor:
         """The dense weight ``[..., out, in]``; no gradient leads through it."""
-        codes = self.codes if self.bits == 8 else _unpacked(self.codes)[..., : self.shape[-1]]
-        kind = torch.promote_types(dtype, torch.float32)
-        runs = codes.unflatten(-1, (self.scale.shape[-2], -1)).to(kind) * self.scale.to(kind)
-        return runs.flatten(-2).to(dtype)
+        codes = self.codes if self.bits == 8 else unpacked(self.codes, self.shape[-1])
+        return spread(codes, self.scale, dtype)
 
 
 class FrozenLinear(nn.Module):
-    """A linear layer whose weight is quantised; the bias stays as it was."""
+    """A linear layer whose weight is quantised (``bits`` None: put there later); the bias stays as it was."""
 
-    def __init__(self, layer: nn.Linear, bits: Bits) -> None:
+    def __init__(self, layer: nn.Linear, bits: Bits | None = None) -> None:
         super().__init__()
-        self.weight = Quantized(layer.weight, bits)
+        self.weight: Any = None if bits is None else Quantized(layer.weight, bits)
         self.bias = layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., in] -> [..., out]`` in the dtype of products with ``x``."""
         dtype = matmul_dtype(x)
-        y = frozen_product(x.to(dtype), self.weight)
+        product = frozen_product if isinstance(self.weight, Quantized) else _served_product
+        y = product(x.to(dtype), self.weight)
         return y if self.bias is None else y + self.bias.to(dtype)
 
 
 def frozen_product(x: Tensor, weight: Quantized, ends: Tensor | None = None) -> Tensor:
     """``x [..., in]`` times ``weight [out, in]``, or rows in segments (exclusive ``ends``) times a stack."""
     return cast(Tensor, _FrozenProduct.apply(x, weight, ends))
+
+
+def _served_product(x: Tensor, weight: Any) -> Tensor:
+    return weight.product(x)
 
 
 def _product(x: Tensor, weight: Tensor, ends: Tensor | None) -> Tensor:
@@ -96,13 +95,32 @@ class _FrozenProduct(torch.autograd.Function):
         return _product(grad.contiguous(), ctx.weight.to(grad.dtype).mT, ctx.ends), None, None
 
 
-def _packed(codes: Tensor) -> Tensor:
+def rounded(
+    weight: Tensor, bits: Bits, *, run: int = _RUN, scale_dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """int8 numbers ``[..., in]`` and the float32 factors ``[..., runs, 1]``, themselves rounded to ``scale_dtype``."""
+    runs = weight.detach().to(torch.float32).unflatten(-1, (-1, math.gcd(weight.shape[-1], run)))
+    scale = (runs.abs().amax(-1, keepdim=True) / _LARGEST[bits]).to(scale_dtype).to(torch.float32)
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return (runs / scale).round_().to(torch.int8).flatten(-2), scale
+
+
+def packed(codes: Tensor) -> Tensor:
     """Two numbers from -8 to 7 in one byte; an odd last one gets a zero beside it."""
-    pairs = F.pad(codes, (0, codes.shape[-1] % 2)).unflatten(-1, (-1, 2)).to(torch.int16) & 15
-    return (pairs[..., 0] | (pairs[..., 1] << 4)).to(torch.uint8)
+    even = F.pad(codes, (0, 1)) if codes.shape[-1] % 2 else codes
+    return ((even[..., ::2] & 15) | (even[..., 1::2] << 4)).view(torch.uint8)
 
 
-def _unpacked(packed: Tensor) -> Tensor:
-    low, high = packed & 15, packed >> 4
-    numbers = torch.stack((low, high), dim=-1).flatten(-2).to(torch.int8)
-    return torch.where(numbers > 7, numbers - 16, numbers)
+def unpacked(packed: Tensor, width: int) -> Tensor:
+    """The ``width`` numbers of every row of bytes ``[..., ceil(width / 2)]``, the first in the low half: int8."""
+    numbers = packed.new_empty((*packed.shape, 2), dtype=torch.int8)
+    numbers[..., 0] = ((packed & 15) ^ 8).to(torch.int8) - 8
+    numbers[..., 1] = ((packed >> 4) ^ 8).to(torch.int8) - 8
+    return numbers.flatten(-2)[..., :width]
+
+
+def spread(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """``codes [..., in]`` times the factors ``scale [..., runs, 1]`` of their runs, computed in float32 or wider."""
+    kind = torch.promote_types(dtype, torch.float32)
+    runs = codes.unflatten(-1, (scale.shape[-2], -1)).to(kind) * scale.to(kind)
+    return runs.flatten(-2).to(dtype)

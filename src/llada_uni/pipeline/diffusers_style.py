@@ -260,6 +260,8 @@ def _shown(results: list[ImageResult], output_type: str) -> LladaUniPipelineOutp
 
 
 def _moved(networks: Networks, place: torch.device, dtype: torch.dtype) -> Networks:
+    if not networks.keeping.plain:
+        raise ConfigError("a quantised, offloaded or planned model stays where it is; open it there instead")
     if dtype != networks.dtype:
         return Networks(networks.directory, name=networks.name, device=place, dtype=dtype)
     for module in networks.modules().values():

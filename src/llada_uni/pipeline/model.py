@@ -18,7 +18,9 @@ from llada_uni.image_tokenizer.images import ImageSource, for_understanding, loa
 from llada_uni.pipeline.checks import as_items, as_list, paired, resolve_seeds
 from llada_uni.pipeline.conversation import Conversation
 from llada_uni.pipeline.halves import draw_codes
+from llada_uni.pipeline.memory import MemoryPlan
 from llada_uni.pipeline.networks import Networks
+from llada_uni.pipeline.opening import open_networks
 from llada_uni.pipeline.perform import perform
 from llada_uni.pipeline.pixels import PixelOptions
 from llada_uni.pipeline.region_methods import RegionMethods
@@ -40,8 +42,6 @@ from llada_uni.pipeline.story_settings import StoryOptions
 from llada_uni.pipeline.tasks import AskTask, ChatTask, EditTask, GenerateTask, Task, Turn
 from llada_uni.protocols import Event
 from llada_uni.sampling.block_sampler import Granularity
-from llada_uni.weights.catalog import resolve
-from llada_uni.weights.load import resolve_device, resolve_dtype
 from llada_uni.weights.save import Components, save_checkpoint
 
 if TYPE_CHECKING:
@@ -78,6 +78,10 @@ class LladaUni(RegionMethods):
         dtype: str | torch.dtype | None = None,
         adapter: str | Path | Sequence[str | Path] | None = None,
         pixels: PixelOptions | None = None,
+        quantize: str | None = None,
+        offload: str | None = None,
+        memory: int | str | None = None,
+        together: bool = False,
     ) -> LladaUni:
         """Open a checkpoint: ``"nano"`` (inside the package), a model id on the hub, or a directory.
 
@@ -88,26 +92,32 @@ class LladaUni(RegionMethods):
             dtype: ``"float32"`` (default on CPU), ``"bfloat16"`` (default elsewhere), ``"float16"`` or ``"float64"``.
             adapter: directory of an adapter, or several; each is merged into its network when that is loaded.
             pixels: how pictures are drawn: compiled or captured decoder, tiles of the autoencoder.
+            quantize: form of the backbone's experts: ``"int8"``, ``"int4"``, ``"fp8"``, or ``"none"`` where integers
+                are stored; None is as stored.
+            offload: where experts wait until they are used: ``"cpu"`` (main memory, for a GPU) or ``"disk"``.
+            memory: bytes or an amount such as ``"24GB"``; :attr:`memory_plan` then says how it is kept to.
+            together: with ``memory``, networks never take turns (a server needs all of them at any time).
 
         Raises:
             CheckpointError: no such model or adapter, or an incomplete or inconsistent one.
             OfflineError: it would have to be downloaded and the hub cannot be reached.
-            ResourceError: no such device.
+            ResourceError: no such device, or no plan fits into ``memory``.
             ConfigError: a configuration file or an argument is not valid.
         """
-        place = resolve_device(_automatic(device))
-        directory = resolve(name_or_dir, revision)
-        adapters = [Path(one) for one in ([adapter] if isinstance(adapter, (str, Path)) else adapter or ())]
-        kind = resolve_dtype(dtype, place)
-        networks = Networks(
-            directory, name=str(name_or_dir), device=place, dtype=kind, adapters=adapters, pixels=pixels
-        )
-        return cls(networks)
+        keep: dict[str, Any] = {"quantize": quantize, "offload": offload, "memory": memory, "together": together}
+        keep["pixels"] = pixels
+        return cls(open_networks(name_or_dir, revision, device=device, dtype=dtype, adapter=adapter, **keep))
+
+    @property
+    def memory_plan(self) -> MemoryPlan | None:
+        """What ``memory`` led to; None without it."""
+        return self.networks.plan
 
     def save_pretrained(self, directory: str | Path, *, dtype: torch.dtype | None = None) -> Path:
         """Write the checkpoint to ``directory``, completely or not at all.
 
-        Networks in memory are written from memory (in ``dtype``, None = as they are), everything else is copied.
+        Networks in memory are written from memory (in ``dtype``, None = as they are), everything else, quantised and
+        offloaded ones included, is copied from the checkpoint it was read from.
 
         Raises:
             CheckpointError: ``directory`` exists and is not a checkpoint.
@@ -466,12 +476,6 @@ class LladaUni(RegionMethods):
             or not the state of a story. SizeError, ImageError: a size or a picture that cannot be used.
         """
         return stream_stories(self.networks, prompt, options, granularity=granularity, preview_every=preview_every)
-
-
-def _automatic(device: str | torch.device | None) -> str | torch.device:
-    if device is None or device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
 
 
 def _results(events: Iterator[Any]) -> list[Any]:

@@ -1,22 +1,25 @@
-"""The networks of one checkpoint, each loaded when a task first needs it and then kept."""
+"""The networks of one checkpoint, each loaded when a task first needs it and then kept, or kept as a plan says."""
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
 
 from llada_uni.decoder.graphs import compile_layers
+from llada_uni.errors import ConfigError, ResourceError
+from llada_uni.pipeline.memory import STAGES, Keeping, MemoryPlan
 from llada_uni.pipeline.pixels import PixelOptions
 from llada_uni.pipeline.velocity import SharedWork
 from llada_uni.weights import load
 from llada_uni.weights.adapters import apply_adapter, open_adapter
 from llada_uni.weights.catalog import PackageConfig, load_package_config
+from llada_uni.weights.large import is_dense, network_bytes, streams_of
 from llada_uni.weights.parts import check_checkpoint, load_decoder_config
 
 if TYPE_CHECKING:
@@ -31,9 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Networks"]
 
-T = TypeVar("T")
 N = TypeVar("N", bound=torch.nn.Module)
 _VARIANTS = {"decoder": "normal", "decoder-turbo": "turbo"}
+_DECODERS = {"normal": "decoder", "turbo": "decoder_turbo"}
 
 
 class Networks:
@@ -42,6 +45,9 @@ class Networks:
     ``name`` is what the checkpoint was opened as and is reported with results. ``load_s`` is the time spent loading so
     far, in seconds. ``adapters`` are directories of adapters, which are merged into a network when it is loaded.
     ``pixels``: how pictures are drawn.
+    ``keeping`` says in which form networks are kept; with a ``plan`` no more of them is in memory than it allows:
+    ``held_bytes()`` now, ``peak_bytes`` at most so far. A network that makes way for another stays the same object
+    without weights and gets them back when it is asked for here.
     """
 
     def __init__(
@@ -53,10 +59,14 @@ class Networks:
         dtype: torch.dtype,
         adapters: Sequence[Path] = (),
         pixels: PixelOptions | None = None,
+        keeping: Keeping | None = None,
+        plan: MemoryPlan | None = None,
     ) -> None:
         check_checkpoint(directory)
         self.pixels = pixels or PixelOptions()
         self.pixels.check_device(device)
+        if plan is not None and (self.pixels.compile_decoder or self.pixels.graph_decoder):
+            raise ConfigError("a compiled or captured decoder keeps its weights where they are; leave memory out")
         self.directory, self.name, self.device, self.dtype = directory, name, device, dtype
         self.package: PackageConfig = load_package_config(directory)
         self.geometry: Geometry = load.load_geometry(directory)
@@ -64,28 +74,32 @@ class Networks:
         self.vocab: Vocab = load.load_vocab(directory, self.tokenizer)
         self.max_positions: int = load.load_backbone_config(directory).max_position_embeddings
         self.preprocessor: PreprocessorConfig = load.load_preprocessor(directory)
-        self.load_s = 0.0
-        self._decoders: dict[str, Decoder] = {}
+        self.load_s, self.peak_bytes = 0.0, 0
+        self.plan = plan
+        self.keeping = plan.keeping if plan is not None else keeping or Keeping()
+        self._networks: dict[str, torch.nn.Module] = {}
+        self._asleep: set[str] = set()
         self._shared: WeakKeyDictionary[Decoder, SharedWork] = WeakKeyDictionary()
         self._adapters: dict[str, list[Path]] = {}
         for path in adapters:
             self._adapters.setdefault(open_adapter(path).component, []).append(path)
+        self._check_adapters()
 
-    @cached_property
+    @property
     def backbone(self) -> Backbone:
-        return self._timed(lambda: self._adapted("backbone", load.load_backbone(self.directory, **self._where)))
+        return cast("Backbone", self._network("backbone", load.load_backbone))
 
-    @cached_property
+    @property
     def image_tokenizer(self) -> ImageTokenizer:
-        return self._timed(lambda: load.load_image_tokenizer(self.directory, **self._where))
+        return cast("ImageTokenizer", self._network("image_tokenizer", load.load_image_tokenizer))
 
-    @cached_property
+    @property
     def semantic_embedder(self) -> SemanticEmbedder:
-        return self._timed(lambda: load.load_semantic_embedder(self.directory, **self._where))
+        return cast("SemanticEmbedder", self._network("semantic_embedder", load.load_semantic_embedder))
 
-    @cached_property
+    @property
     def vae(self) -> VAE:
-        return self._timed(lambda: load.load_vae(self.directory, **self._where))
+        return cast("VAE", self._network("vae", load.load_vae))
 
     def require_decoder(self, variant: str) -> None:
         """Find out before any work whether the checkpoint has this decoder.
@@ -97,14 +111,12 @@ class Networks:
 
     def decoder(self, variant: str) -> Decoder:
         """The ``"normal"`` or the ``"turbo"`` decoder."""
-        if variant not in self._decoders:
-            component = "decoder-turbo" if variant == "turbo" else "decoder"
-            self._decoders[variant] = self._timed(
-                lambda: self._adapted(component, load.load_decoder(self.directory, variant, **self._where))  # type: ignore[arg-type]
-            )
-            if self.pixels.compile_decoder:
-                compile_layers(self._decoders[variant])
-        return self._decoders[variant]
+
+        def read(directory: Path, **where: Any) -> Decoder:
+            decoder = load.load_decoder(directory, variant, **where)  # type: ignore[arg-type]
+            return compile_layers(decoder) if self.pixels.compile_decoder else decoder
+
+        return cast("Decoder", self._network(_DECODERS.get(variant, variant), read))
 
     def shared_work(self, decoder: Decoder) -> SharedWork:
         """What the pictures that ``decoder`` draws have in common; it lives as long as the decoder."""
@@ -113,29 +125,88 @@ class Networks:
         return self._shared[decoder]
 
     def modules(self) -> dict[str, Any]:
-        """The networks in memory under their names in ``weights.save.Components``."""
-        named = ("backbone", "image_tokenizer", "semantic_embedder", "vae")
-        found = {name: self.__dict__[name] for name in named if name in self.__dict__}
-        names = {"normal": "decoder", "turbo": "decoder_turbo"}
-        return found | {names[variant]: decoder for variant, decoder in self._decoders.items()}
+        """The networks in memory under their names in ``weights.save.Components``, those that are as stored alone."""
+        here = {name: module for name, module in self._networks.items() if name not in self._asleep}
+        return {name: module for name, module in here.items() if is_dense(module)}
 
     def load_adapted(self) -> None:
         """Load every network that an adapter changes, so that what is saved holds the change."""
         for component in self._adapters:
             _ = self.backbone if component == "backbone" else self.decoder(_VARIANTS[component])
 
-    def _adapted(self, component: str, network: N) -> N:
-        for path in self._adapters.get(component, ()):
-            apply_adapter(network, path).merge(keep=False)
-        return network
+    def held_bytes(self) -> int:
+        """Bytes of all networks on the device now."""
+        streams = [streams_of(module) for module in self._networks.values()]
+        visiting = sum(one.peak_bytes for one in streams if one is not None)
+        return visiting + sum(network_bytes(module) for module in self._networks.values())
 
-    @property
-    def _where(self) -> dict[str, Any]:
-        return {"device": self.device, "dtype": self.dtype}
+    def _network(self, name: str, read: Callable[..., N]) -> N:
+        """The network ``name``, loaded by ``read`` if it is not here."""
+        if name not in self._networks or name in self._asleep:
+            self._make_way(name)
+            fresh = self._timed(name, read)
+            if name in self._asleep:  # whoever holds the old object holds the network again
+                self._networks[name].__dict__ = fresh.__dict__
+                self._asleep.discard(name)
+            else:
+                self._networks[name] = fresh
+            self._count()
+        return cast(N, self._networks[name])
 
-    def _timed(self, load_part: Callable[[], T]) -> T:
+    def _make_way(self, name: str) -> None:
+        """Take the weights of networks away that may not be in memory together with ``name``."""
+        rivals: set[str] = set()
+        if self.keeping.staged:
+            rivals |= {other for other in STAGES if STAGES[other] != STAGES[name]}
+        if self.plan is not None and name in _DECODERS.values() and len(_planned(self.plan)) == 1:
+            rivals |= set(_DECODERS.values()) - {name}
+        for other in rivals & self._networks.keys() - self._asleep:
+            _empty(self._networks[other])
+            self._asleep.add(other)
+        if rivals:
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _count(self) -> None:
+        held = self.held_bytes()
+        self.peak_bytes = max(self.peak_bytes, held)
+        if self.plan is not None and held > self.plan.budget - self.plan.process:
+            raise ResourceError(f"the networks take {held} bytes, more than the plan of {self.plan.budget} allows")
+
+    def _check_adapters(self) -> None:
+        names = {"backbone": "backbone", "decoder": "decoder", "decoder-turbo": "decoder_turbo"}
+        for component in self._adapters:
+            if any(value not in (None, "none") for value in self.keeping.of(names[component]).values()):
+                raise ConfigError(
+                    f"an adapter cannot be merged into a quantised or offloaded {component}; "
+                    "merge it into a checkpoint first: llada-uni adapters merge"
+                )
+
+    def _timed(self, name: str, read: Callable[..., N]) -> N:
         began = time.perf_counter()
+        where = {"device": self.device, "dtype": self.dtype} | self.keeping.of(name)
+        if self.plan is not None and self.keeping.of(name):
+            where["mapped"] = False  # pages of a mapped file would count as memory
+        component = name.replace("_turbo", "-turbo")
         try:
-            return load_part()
+            network = read(self.directory, **where)
+            for path in self._adapters.get(component, ()):
+                apply_adapter(network, path).merge(keep=False)
+            return network
         finally:
             self.load_s += time.perf_counter() - began
+
+
+def _planned(plan: MemoryPlan) -> set[str]:
+    return set(_DECODERS.values()) & plan.networks.keys()
+
+
+def _empty(module: torch.nn.Module) -> None:
+    """Take every weight away."""
+    streamed = streams_of(module)
+    if streamed is not None:
+        streamed.close()
+    for kept in (module._modules, module._parameters, module._buffers):
+        kept.clear()
+    module.__dict__.pop("_streamed", None)

@@ -223,6 +223,7 @@ class _Narrator:
             elif isinstance(event, PhaseDone):
                 clock.lap("tokens")
                 yield from self._phase(event, clock)
+                _ = networks.backbone  # where networks take turns, a picture has taken its weights
 
     def _phase(self, event: PhaseDone, clock: Clock) -> Iterator[StoryEvent]:
         story = self._stories[event.row]

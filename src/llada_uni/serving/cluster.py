@@ -91,14 +91,16 @@ class Opening:
     device: str = "auto"
     dtype: str | None = None
     pixels: PixelOptions | None = None
+    quantize: str | None = None
+    memory: str | None = None
 
     def networks(self) -> Any:
         """The networks; each is loaded when it is first used."""
         from llada_uni.pipeline import LladaUni
 
-        return LladaUni.from_pretrained(
-            self.model, revision=self.revision, device=self.device, dtype=self.dtype, pixels=self.pixels
-        ).networks
+        names = ("revision", "device", "dtype", "pixels", "quantize", "memory")
+        how: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return LladaUni.from_pretrained(self.model, together=True, **how).networks
 
 
 def ray_modules() -> tuple[Any, Any]:

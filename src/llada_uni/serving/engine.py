@@ -84,6 +84,8 @@ class Engine:
         painter: Painter | None = None,
     ) -> None:
         self.networks = networks
+        if networks.keeping.staged:
+            raise ConfigError("a server needs all networks at any time; open the model with together=True")
         self.settings = EngineSettings.on(networks.device.type) if settings is None else settings
         self._show_errors = show_errors
         self._painter = painter

@@ -1,8 +1,9 @@
 """How stored tensors become parameters, and back.
 
 Our modules carry the released parameter names with the experts of a layer stacked into one tensor per projection. A
-checkpoint may hold the experts one by one (released) or stacked, in float8 with block factors or not, and its keys may
-have one of the prefixes that wrappers add. ``plan`` matches stored headers with parameters before any data is read.
+checkpoint may hold the experts one by one (released) or stacked; dense, in float8 with block factors, or as 8- or 4-bit
+integers with factors for runs of inputs; and its keys may have one of the prefixes that wrappers add. ``plan`` matches
+stored headers with parameters before any data is read.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ from typing import Literal
 from torch import Tensor
 
 from llada_uni.errors import CheckpointError
+from llada_uni.layers.served import Kind, steps_shape
 from llada_uni.weights.quantize import BLOCK, quantize_blocks, scale_shape
 from llada_uni.weights.store import StoredTensor
 
 __all__ = [
+    "STEPS",
     "ExpertLayout",
     "Part",
     "Plan",
     "backbone_key",
     "image_tokenizer_key",
+    "is_stack",
     "plain_key",
     "plan",
     "stored_backbone",
@@ -33,18 +37,26 @@ __all__ = [
 ExpertLayout = Literal["separate", "merged", "separate-fp8", "merged-fp8"]
 """How expert weights are stored: one by one (released) or stacked, in the dtype of the rest or in float8."""
 
+STEPS = "_steps"
+"""Ending of the key that holds the factors of integers, behind the key of their weight."""
+
 _MERGED = re.compile(r"(.+\.mlp\.experts)\.(gate_proj|up_proj|down_proj)")
 _SCALES = ("_scale_inv", "_scale")
 _FP8_NAMES = ("F8_E4M3", "float8_e4m3fn")
+_INTEGERS: Mapping[str, Kind] = {"U8": "int4", "I8": "int8"}
 _FLOAT_NAMES = ("F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One stored tensor that fills a parameter or a slice of it; ``scale`` is the key of its block factors."""
+    """One stored tensor that fills a parameter or a slice of it.
+
+    ``kind``: its quantised form, None = dense; ``scale`` is the key of its factors.
+    """
 
     key: str
     scale: str | None
+    kind: Kind | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +67,11 @@ class Plan:
     shape: tuple[int, ...]
     parts: tuple[Part, ...]
     stacked: bool
+
+
+def is_stack(name: str) -> bool:
+    """Whether a parameter is a projection of all experts of a layer."""
+    return _MERGED.fullmatch(name) is not None
 
 
 def plain_key(key: str) -> str:
@@ -133,10 +150,14 @@ class _Matcher:
         if entry is None:
             self.missing.append(f"{key} {list(shape)}")
             return Part(key=key, scale=None)
-        if entry.shape != shape:
-            self.misshapen.append(f"{key} is {list(entry.shape)}, expected {list(shape)}")
+        kind = _INTEGERS.get(entry.dtype)
+        wanted = (*shape[:-1], -(-shape[-1] // 2)) if kind == "int4" else shape
+        if entry.shape != wanted:
+            self.misshapen.append(f"{key} is {list(entry.shape)}, expected {list(wanted)}")
+        if kind is not None:
+            return Part(key=entry.key, scale=self._take_steps(key, shape, kind), kind=kind)
         if entry.dtype in _FP8_NAMES:
-            return Part(key=entry.key, scale=self._take_scale(key, shape))
+            return Part(key=entry.key, scale=self._take_scale(key, shape), kind="fp8")
         if entry.dtype not in _FLOAT_NAMES:
             self.unusable.append(f"{key} has dtype {entry.dtype}")
         return Part(key=entry.key, scale=None)
@@ -150,6 +171,15 @@ class _Matcher:
         wanted = scale_shape(shape, self.block)
         if entry.shape != wanted:
             self.misshapen.append(f"{name} is {list(entry.shape)}, expected {list(wanted)} for blocks of {self.block}")
+        return entry.key
+
+    def _take_steps(self, key: str, shape: tuple[int, ...], kind: Kind) -> str | None:
+        entry, wanted = self.stored.pop(key + STEPS, None), steps_shape(shape, kind)
+        if entry is None:
+            self.missing.append(f"{key}{STEPS} {list(wanted)}")
+            return None
+        if entry.shape != wanted:
+            self.misshapen.append(f"{key}{STEPS} is {list(entry.shape)}, expected {list(wanted)}")
         return entry.key
 
 

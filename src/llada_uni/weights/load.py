@@ -4,27 +4,34 @@ Each ``load_*`` takes a checkpoint root (a directory, or a name that ``catalog.r
 ``eval`` mode without gradients. Headers are compared with the configuration before any data is read; a missing, left
 over or misshapen key, a truncated file and a number that is not finite raise ``CheckpointError``. ``dtype=None`` means
 float32 on the CPU and bfloat16 elsewhere; the selection bias of the routers is float32 always.
+
+The large weights (routed experts of the backbone, attention and feed-forwards of the decoder) may be kept quantised and
+may wait elsewhere until they are used: ``quantize`` is "int8", "int4", "fp8", "none" (dense whatever is stored) or None
+(integers as stored, everything else dense); ``offload`` is "cpu" (main memory, for a GPU) or "disk". Such networks
+compute only; files are then read without mapping (as with ``mapped=False``), one expert at a time.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from llada_uni.backbone.config import BackboneConfig
 from llada_uni.backbone.model import Backbone
 from llada_uni.decoder.dit import Decoder
 from llada_uni.decoder.semantic import SemanticEmbedder
 from llada_uni.decoder.vae import VAE
-from llada_uni.errors import CheckpointError, ConfigError, ResourceError
+from llada_uni.errors import ConfigError, ResourceError
 from llada_uni.image_tokenizer.model import ImageTokenizer
 from llada_uni.weights import keys
 from llada_uni.weights.catalog import load_package_config, resolve
+from llada_uni.weights.large import Large, blocks_of_decoder, experts_of_backbone, make_room, stream
+from llada_uni.weights.materialise import ALWAYS_FLOAT32, Offload, Quantize, Target, materialise
 from llada_uni.weights.parts import (
     DECODER_FOLDERS,
     SEMANTIC_FILE,
@@ -42,10 +49,13 @@ from llada_uni.weights.parts import (
     read_config,
     semantic_store,
 )
-from llada_uni.weights.quantize import BLOCK, dequantize_blocks
+from llada_uni.weights.plain import unmapped
+from llada_uni.weights.quantize import BLOCK
 from llada_uni.weights.store import TensorStore, open_folder
 
 __all__ = [
+    "NoRandomNumbers",
+    "backbone_from_store",
     "check_checkpoint",
     "load_backbone",
     "load_backbone_config",
@@ -64,14 +74,14 @@ __all__ = [
     "load_vocab",
     "resolve_device",
     "resolve_dtype",
+    "weight_block",
 ]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-_ALWAYS_FLOAT32 = "expert_bias"
 _RANDOM = frozenset({"normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "xavier_uniform_"})
 
 
-class _NoRandomNumbers(TorchFunctionMode):
+class NoRandomNumbers(TorchFunctionMode):
     """Leaves out random initialisation, which on the meta device does nothing but import a compiler for a second."""
 
     def __torch_function__(
@@ -82,36 +92,35 @@ class _NoRandomNumbers(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Target:
-    """Where and how parameters are wanted."""
-
-    dtype: torch.dtype
-    device: torch.device
-    block: tuple[int, int] = BLOCK
-
-
 def load_backbone(
     directory: Path | str,
     *,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str = "cpu",
+    quantize: Quantize | None = None,
+    offload: Offload | None = None,
+    mapped: bool = True,
     **implementation: Any,
 ) -> Backbone:
     """The language model of a checkpoint; ``implementation`` is passed to ``Backbone`` (attention, experts).
 
-    Experts may be stored one by one or stacked, and in float8 with block factors, which are multiplied out.
+    Experts may be stored one by one or stacked, as integers, or in float8 with block factors, which are multiplied out
+    unless ``quantize`` says otherwise.
 
     Raises:
         CheckpointError: files or keys are missing, misshapen, left over, truncated or not finite.
-        ConfigError: ``config.json`` is not valid.
+        ConfigError: ``config.json`` is not valid, or ``quantize`` and ``offload`` do not go together.
         ResourceError: no such device, or not enough memory.
     """
     root = resolve(directory)
-    config = load_backbone_config(root)
-    target = _target(dtype, device, block=_weight_block(read_config(root / "config.json")))
-    store = open_folder(root)
-    return _load(lambda: Backbone(config, **implementation), store, target, rename=keys.backbone_key)
+    target = _target(dtype, device, quantize, offload, block=weight_block(read_config(root / "config.json")))
+    return backbone_from_store(load_backbone_config(root), _opened(root, target, mapped), target, **implementation)
+
+
+def backbone_from_store(config: BackboneConfig, store: TensorStore, target: Target, **implementation: Any) -> Backbone:
+    """:func:`load_backbone` for tensors that come from anywhere, read one at a time."""
+    build = lambda: Backbone(config, **implementation)  # noqa: E731 - two words
+    return _load(build, store, target, rename=keys.backbone_key, large=experts_of_backbone)
 
 
 def load_image_tokenizer(
@@ -140,12 +149,15 @@ def load_decoder(
     *,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str = "cpu",
+    quantize: Quantize | None = None,
+    offload: Offload | None = None,
+    mapped: bool = True,
 ) -> Decoder:
     """The many-step (``"normal"``) or the distilled (``"turbo"``) decoder. Errors as for :func:`load_backbone`."""
     root = resolve(directory)
-    config = load_decoder_config(root, variant)
-    store = open_folder(root / DECODER_FOLDERS[variant])
-    return _load(lambda: Decoder(config), store, _target(dtype, device))
+    config, target = load_decoder_config(root, variant), _target(dtype, device, quantize, offload)
+    store = _opened(root / DECODER_FOLDERS[variant], target, mapped)
+    return _load(lambda: Decoder(config), store, target, large=blocks_of_decoder)
 
 
 def load_vae(
@@ -192,49 +204,25 @@ def resolve_dtype(dtype: torch.dtype | str | None, device: torch.device | str = 
 def _load(
     build: Callable[[], ModuleT],
     store: TensorStore,
-    target: _Target,
+    target: Target,
     *,
     rename: Callable[[str], str] = keys.plain_key,
+    large: Large | None = None,
 ) -> ModuleT:
     """Build on the meta device, match keys, then move the stored tensors in."""
-    with torch.device("meta"), _NoRandomNumbers():
+    with torch.device("meta"), NoRandomNumbers():
         module = build()
     aliases = _aliases(module)
     expected = {name: tuple(t.shape) for name, t in module.state_dict().items() if name not in aliases}
     plans = keys.plan(expected, store.entries, where=store.where, rename=rename, block=target.block)
-    state = {plan.name: _materialise(plan, store, target) for plan in plans}
-    module.load_state_dict(state | {alias: state[name] for alias, name in aliases.items()}, assign=True)
+    own, later = make_room(module, plans, target, large, where=store.where)
+    state = {plan.name: materialise(plan, store, target) for plan in own}
+    empty = {name: tensor for name, tensor in module.state_dict().items() if name not in state and name not in aliases}
+    module.load_state_dict(state | empty | {alias: state[name] for alias, name in aliases.items()}, assign=True)
     _retie(module, aliases)
     _fill_unstored(module, target.device)
+    stream(module, later, store, target)
     return module.requires_grad_(False).eval()
-
-
-def _materialise(plan: keys.Plan, store: TensorStore, target: _Target) -> Tensor:
-    dtype = torch.float32 if plan.name.endswith(_ALWAYS_FLOAT32) else target.dtype
-    try:
-        if plan.stacked:
-            tensor = torch.empty(plan.shape, dtype=dtype, device=target.device)
-            for slot, part in zip(tensor, plan.parts, strict=True):
-                slot.copy_(_read(part, store, dtype, target.block))
-        else:
-            tensor = _read(plan.parts[0], store, dtype, target.block).to(target.device, dtype, copy=True)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ResourceError(f"not enough memory on {target.device} for {plan.name} {list(plan.shape)}") from error
-    _check_finite(tensor, plan.name, store.where)
-    return tensor
-
-
-def _read(part: keys.Part, store: TensorStore, dtype: torch.dtype, block: tuple[int, int]) -> Tensor:
-    if part.scale is None:
-        return store.read(part.key)
-    return dequantize_blocks(store.read(part.key), store.read(part.scale), dtype=dtype, block=block)
-
-
-def _check_finite(tensor: Tensor, name: str, where: Path) -> None:
-    if tensor.numel():
-        low, high = torch.aminmax(tensor)
-        if not bool(torch.isfinite(low) & torch.isfinite(high)):
-            raise CheckpointError(f"{where}: {name} holds numbers that are not finite; the file is damaged")
 
 
 def _aliases(module: nn.Module) -> dict[str, str]:
@@ -258,19 +246,30 @@ def _fill_unstored(module: nn.Module, device: torch.device) -> None:
     """A router without a selection bias keeps a bias of zero that no checkpoint stores."""
     for name, buffer in list(module.named_buffers()):
         if buffer.is_meta:
-            assert name.endswith(_ALWAYS_FLOAT32), f"buffer {name} has no value"
+            assert name.endswith(ALWAYS_FLOAT32), f"buffer {name} has no value"
             owner, _, attribute = name.rpartition(".")
             setattr(
                 module.get_submodule(owner), attribute, torch.zeros(buffer.shape, dtype=buffer.dtype, device=device)
             )
 
 
-def _target(dtype: torch.dtype | str | None, device: torch.device | str, block: tuple[int, int] = BLOCK) -> _Target:
+def _target(
+    dtype: torch.dtype | str | None,
+    device: torch.device | str,
+    quantize: Quantize | None = None,
+    offload: Offload | None = None,
+    block: tuple[int, int] = BLOCK,
+) -> Target:
     found = resolve_device(device)
-    return _Target(dtype=resolve_dtype(dtype, found), device=found, block=block)
+    return Target(dtype=resolve_dtype(dtype, found), device=found, block=block, quantize=quantize, offload=offload)
 
 
-def _weight_block(raw: Mapping[str, Any]) -> tuple[int, int]:
+def _opened(folder: Path, target: Target, mapped: bool) -> TensorStore:
+    store = open_folder(folder)
+    return store if mapped and target.quantize is None and target.offload is None else unmapped(store)
+
+
+def weight_block(raw: Mapping[str, Any]) -> tuple[int, int]:
     """Block size of float8 weights, where the configuration states one."""
     for name in ("quantization_config", "llada_fp8_experts"):
         section = raw.get(name)

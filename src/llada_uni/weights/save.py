@@ -32,7 +32,9 @@ from llada_uni.weights.parts import DECODER_FOLDERS, FP8_FLAG, SEMANTIC_FILE, SE
 from llada_uni.weights.quantize import FP8
 
 __all__ = [
+    "DEFAULT_SHARD_BYTES",
     "Components",
+    "check_replaceable",
     "save_backbone",
     "save_checkpoint",
     "save_decoder",
@@ -82,7 +84,7 @@ def save_checkpoint(
         ResourceError: the disk is full or not writable; nothing has changed then.
     """
     target = Path(directory).expanduser().resolve()
-    _check_replaceable(target)
+    check_replaceable(target)
     if base is not None and not base.is_dir():
         raise CheckpointError(f"no directory {base} to take the other components from")
     options: dict[str, Any] = {"dtype": dtype, "max_shard_bytes": max_shard_bytes}
@@ -289,7 +291,12 @@ def _untied(backbone: Backbone) -> dict[str, Tensor]:
     return state
 
 
-def _check_replaceable(target: Path) -> None:
+def check_replaceable(target: Path) -> None:
+    """May a checkpoint be written there?
+
+    Raises:
+        CheckpointError: something else is there.
+    """
     if not target.exists():
         return
     if not target.is_dir():

@@ -34,15 +34,24 @@ class StoredTensor:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorStore:
-    """Stored keys with a way to read them. ``where`` names the folder or file in messages."""
+    """Stored keys with a way to read them. ``where`` names the folder or file in messages.
+
+    ``fetch_row`` reads one entry of the first dimension; without it the whole tensor is fetched for that.
+    """
 
     where: Path
     entries: Mapping[str, StoredTensor]
     fetch: Callable[[StoredTensor], Tensor]
+    fetch_row: Callable[[StoredTensor, int], Tensor] | None = None
 
     def read(self, key: str) -> Tensor:
         """The tensor on the CPU, in the stored dtype; its memory may be the file itself, so copy what you keep."""
         return self.fetch(self.entries[key])
+
+    def read_row(self, key: str, row: int) -> Tensor:
+        """``read(key)[row]``, without the rest where the store can."""
+        entry = self.entries[key]
+        return self.fetch(entry)[row] if self.fetch_row is None else self.fetch_row(entry, row)
 
 
 def open_folder(folder: Path, *, exclude: Iterable[str] = ()) -> TensorStore:
