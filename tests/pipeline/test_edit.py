@@ -41,7 +41,7 @@ def test_an_edit(model: LladaUni, photo: Image.Image) -> None:
         "height": 32, "width": 48, "block_length": 16, "steps_per_block": 8, "guidance_text": 4.0,
         "guidance_image": 0.0, "guidance_rescale": 0.7, "crop": "cover", "commit_order": "confidence",
         "time_shift": 1.0, "decoder_guidance": 1.0, "confidence_threshold": 0.95, "temperature": 0.0,
-        "decoder": "turbo", "num_steps": 3, "sprint": None,
+        "decoder": "turbo", "num_steps": 3, "sprint": None, "guidance_interval": None, "step_cache": None,
     }  # fmt: skip
     again = model.edit_image(photo, TEXT, seed=7)
     assert (again.codes, again.image.tobytes()) == (result.codes, result.image.tobytes())
