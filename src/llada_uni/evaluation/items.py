@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 __all__ = [
+    "UNREADABLE",
     "BadItem",
     "DetectedObject",
     "Detector",
@@ -27,6 +28,8 @@ __all__ = [
     "Verdict",
     "Viewer",
 ]
+
+UNREADABLE = "unreadable"  # the category of entries whose own cannot be told
 
 
 class JudgeError(Exception):
@@ -60,7 +63,7 @@ class BadItem:
 
     id: str
     reason: str
-    parts: tuple[str, ...] = ("unreadable",)
+    parts: tuple[str, ...] = (UNREADABLE,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,9 +158,10 @@ class Suite:
     """A benchmark: how its data is read, its items performed, its pictures named and its outputs scored.
 
     ``data_help`` says what ``load`` reads; empty for a suite inside the package, whose ``load`` ignores its argument.
-    ``judge_kind`` is "none", "detector", "viewer", "reader" or "official" (only the suite's own scorer can judge: ours
-    writes what it reads). ``overall`` is "items" (mean over items) or "categories" (mean of the category means, of
-    ``counted`` only where that is given). ``perfect`` is the highest score. ``format_note`` says what the layouts were
+    ``judge_kind`` is "none", "detector", "viewer", "reader" or "official" (only the suite's own scorer can judge).
+    ``overall`` is "items" (mean over items), "parts" (over all single scores) or "categories" (mean
+    of the category means, of ``counted`` only where that is given). ``extras`` names numbers of the verdicts' details
+    that are averaged too. ``perfect`` is the highest score. ``format_note`` says what the layouts were
     compared with, or "format unverified"; ``caution`` what keeps a score from being compared with published ones.
     """
 
@@ -175,4 +179,5 @@ class Suite:
     official: str = ""
     counted: tuple[str, ...] = ()
     caution: str = ""
+    extras: tuple[str, ...] = ()
     extra_files: Callable[[Item], dict[str, bytes]] | None = None

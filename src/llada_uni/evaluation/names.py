@@ -5,6 +5,17 @@ from __future__ import annotations
 __all__ = ["SUITE_TITLES"]
 
 SUITE_TITLES: dict[str, str] = {
+    "geneval": "GenEval",
+    "dpg": "DPG-Bench",
+    "oneig": "OneIG-Bench",
+    "unigenbench": "UniGenBench",
+    "cvtg2k": "CVTG-2K",
+    "wise": "WISE",
+    "imgedit": "ImgEdit-Bench, basic",
+    "gedit_en": "GEdit-Bench, English",
+    "gedit_cn": "GEdit-Bench, Chinese",
+    "mico": "MICo-Bench",
+    "intergen": "InterGen",
     "chartqa": "ChartQA",
     "docvqa": "DocVQA",
     "infovqa": "InfoVQA",

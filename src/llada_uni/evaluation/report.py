@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llada_uni.evaluation.items import BadItem, Item, Suite
+from llada_uni.evaluation.items import UNREADABLE, BadItem, Item, Suite
 from llada_uni.evaluation.manifest import read_manifest
 from llada_uni.evaluation.paper import PUBLISHED
 from llada_uni.evaluation.statistics import interval, of_means
@@ -55,6 +55,7 @@ def make_report(
         "perfect": suite.perfect,
         "score": _summary(suite, scored, verdicts, states) if judged else None,
         "score_of_judged": _summary(suite, judged, verdicts, states) if judged else None,
+        "extras": _extras(suite, judged, verdicts),
         "problems": [_problem(e.id, states[e.id], outputs, verdicts) for e in entries if states[e.id] in _LOST],
         "published": _published(suite.name),
         "official_scorer": suite.official,
@@ -91,18 +92,33 @@ def _summary(
         for name, group in mine.items():
             categories.setdefault(name, []).append(group)
     shown = {name: _one(groups, suite.perfect) for name, groups in sorted(categories.items())}
-    overall = _one(scores, suite.perfect)
     if suite.overall == "categories":
-        counted = [one for name, one in shown.items() if not suite.counted or name in suite.counted]
-        if not counted:
-            return {"overall": None, "categories": shown}
-        overall = {
-            "value": sum(one["value"] for one in counted) / len(counted),
-            "interval": list(of_means([(one["value"], *one["interval"]) for one in counted])),
-            "method": f"mean of {len(counted)} categories; square-and-add of their intervals",
-            "items": sum(one["items"] for one in counted),
-        }
+        return {"overall": _mean_of(shown, suite), "categories": shown}
+    singles = [group for groups in categories.values() for group in groups]
+    overall = _one(scores if suite.overall == "items" else singles, suite.perfect)
     return {"overall": overall, "categories": shown}
+
+
+def _mean_of(shown: dict[str, dict[str, Any]], suite: Suite) -> dict[str, Any] | None:
+    """Mean of the counted categories; entries of no readable category lower it as zeros in proportion."""
+    counted = [one for n, one in shown.items() if n != UNREADABLE and (not suite.counted or n in suite.counted)]
+    if not counted:
+        return None
+    known, lost = sum(one["scores"] for one in counted), shown.get(UNREADABLE, {}).get("scores", 0)
+    share = known / (known + lost)
+    low, high = of_means([(one["value"], *one["interval"]) for one in counted])
+    return {
+        "value": share * sum(one["value"] for one in counted) / len(counted),
+        "interval": [share * low, share * high],
+        "method": f"mean of {len(counted)} categories; square-and-add of their intervals"
+        + (f"; times {known}/{known + lost} for unreadable entries" if lost else ""),
+        "items": sum(one["items"] for one in counted) + lost,
+    }
+
+
+def _extras(suite: Suite, judged: Sequence[Item | BadItem], verdicts: dict[str, Any]) -> dict[str, Any]:
+    found = {name: [[float(verdicts[e.id]["details"][name])] for e in judged] for name in suite.extras}
+    return {name: _one(groups, 1.0) for name, groups in found.items() if groups}
 
 
 def _one(groups: list[list[float]], perfect: float) -> dict[str, Any]:
@@ -165,7 +181,12 @@ def _score_table(report: dict[str, Any]) -> list[str]:
             f"{_alone(alone, factor)} | "
             f"{'–' if paper is None else f'{paper:g}'} |"
         )
-    lines += [f"| {n} | – | – | – | – | – | {v:g} |" for n, v in columns.items() if n not in rows]
+    for name, one in report["extras"].items():
+        low, high = one["interval"]
+        paper = f"{columns[name]:g}" if name in columns else "–"
+        lines.append(f"| {name} | – | {low:.4g} to {high:.4g} | – | {one['value']:.4g} | {one['items']} | {paper} |")
+    known = {*rows, *report["extras"]}
+    lines += [f"| {n} | – | – | – | – | – | {v:g} |" for n, v in columns.items() if n not in known]
     lines += ["", f"Caution: {report['caution']}."] if report["caution"] else []
     note = f"Paper: table {published['table']}. {published['note']}".strip() if published else "The paper: no row."
     return [*lines, "", note, ""]

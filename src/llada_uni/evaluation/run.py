@@ -83,7 +83,7 @@ def load_items(suite: Suite, data: Path | None, *, limit: int | None, seed: int)
         raise ConfigError(f"{suite.name}: expected --data with {suite.data_help}; {found}")
     if limit is not None and limit < 1:
         raise ConfigError(f"expected a limit of at least 1, got {limit}")
-    entries = suite.load(data)
+    entries = [_inside(suite, entry) for entry in suite.load(data)]
     ids = [entry.id for entry in entries]
     if not entries:
         raise ConfigError(f"{suite.name}: {data} holds no items; expected {suite.data_help}")
@@ -94,6 +94,15 @@ def load_items(suite: Suite, data: Path | None, *, limit: int | None, seed: int)
         return entries
     kept = set(random.Random(f"{seed}/{suite.name}").sample(range(len(entries)), limit))
     return [entry for index, entry in enumerate(entries) if index in kept]
+
+
+def _inside(suite: Suite, entry: Item | BadItem) -> Item | BadItem:
+    """An item whose pictures would be written outside the output directory is a bad one."""
+    if isinstance(entry, Item) and suite.picture_name is not None:
+        steps = Path(suite.picture_name(entry, 0))
+        if ".." in steps.parts or steps.is_absolute():
+            return BadItem(id=entry.id, reason="its id leaves the output directory", parts=entry.parts)
+    return entry
 
 
 def item_seed(seed: int, item: str, sample: int) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llada_uni.errors import ConfigError
-from llada_uni.evaluation.items import BadItem, Item
+from llada_uni.evaluation.items import UNREADABLE, BadItem, Item
 
 __all__ = ["Entry", "each", "first_of", "picture_files", "read_entries", "text_of"]
 
@@ -43,8 +43,17 @@ def read_entries(path: Path, *, key: str | None = None) -> list[Entry | str]:
     raise ConfigError(f"{path}: expected a .json, .jsonl, .csv or .tsv file")
 
 
-def each(entries: Iterable[Entry | str], make: Callable[[Entry, int], Item]) -> list[Item | BadItem]:
-    """``make(entry, index)`` for every entry; what it cannot use (KeyError, ValueError, TypeError) is a BadItem."""
+def each(
+    entries: Iterable[Entry | str],
+    make: Callable[[Entry, int], Item],
+    *,
+    part: str | None = None,
+    copies: int = 1,
+) -> list[Item | BadItem]:
+    """``make(entry, index)`` for every entry; what it cannot use (KeyError, ValueError, TypeError) is a BadItem.
+
+    A BadItem counts ``copies`` times in the category that its field ``part`` names, if that can be read.
+    """
     made: list[Item | BadItem] = []
     for index, entry in enumerate(entries):
         if isinstance(entry, str):
@@ -52,10 +61,11 @@ def each(entries: Iterable[Entry | str], make: Callable[[Entry, int], Item]) -> 
             continue
         try:
             made.append(make(entry, index))
-        except KeyError as error:
-            made.append(BadItem(id=f"entry {index}", reason=f"no field {error.args[0]!r}"))
-        except (ValueError, TypeError, AttributeError) as error:
-            made.append(BadItem(id=f"entry {index}", reason=" ".join(str(error).split())))
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            reason = f"no field {error.args[0]!r}" if isinstance(error, KeyError) else " ".join(str(error).split())
+            known = entry.get(part) if part else None
+            parts = (known if isinstance(known, str) and known else UNREADABLE,) * copies
+            made.append(BadItem(id=f"entry {index}", reason=reason, parts=parts))
     return made
 
 
