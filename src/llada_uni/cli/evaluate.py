@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from llada_uni.cli import evaluate_suites
 from llada_uni.cli import options as opt
 from llada_uni.cli import output as out
+from llada_uni.errors import ConfigError
 
 __all__ = ["register", "scenebench", "tasks"]
 
@@ -20,6 +22,7 @@ def register(app: typer.Typer) -> None:
     group.callback()(_group)
     group.command("scenebench")(scenebench)
     group.command("tasks")(tasks)
+    evaluate_suites.register(group)
     app.add_typer(group, name="eval")
 
 
@@ -48,9 +51,15 @@ def scenebench(
     decoder_guidance: opt.DecoderGuidance = None,
     guidance_interval: opt.GuidanceInterval = None,
     step_cache: opt.StepCache = None,
+    directory: Annotated[str | None, typer.Option("--out", metavar="DIR", help="Keep every output there.")] = None,
+    shard: evaluate_suites.Shard = "0/1",
 ) -> None:
     """SceneBench v1: does the picture show what the prompt says, does the answer fit the picture."""
     path = out.target(output, as_json=as_json)
+    if directory is None and shard != "0/1":
+        raise ConfigError("--shard: expected --out DIR with it, where the shards meet")
+    if directory is not None and category:
+        raise ConfigError("--category does not work with --out; leave one of them out")
 
     from llada_uni.cli.loading import open_model
     from llada_uni.evaluation.scenebench import run_scenebench
@@ -67,6 +76,16 @@ def scenebench(
         "guidance_interval": opt.parse_interval(guidance_interval),
         "step_cache": step_cache,
     }
+    if directory is not None:
+        reports = {
+            part: evaluate_suites.run_into(
+                f"scenebench_{part}", None, f"{directory}/{part}", lambda: pipeline, seed=seed, limit=limit,
+                shard=shard, options=settings,
+            )
+            for part in ("generation", "understanding")
+        }  # fmt: skip
+        _show(reports, path, as_json=as_json)
+        return
     report = run_scenebench(
         pipeline, limit=limit, seed=seed, categories=category or None, progress=_tell, settings=settings
     )
