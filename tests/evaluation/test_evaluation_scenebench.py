@@ -34,6 +34,8 @@ LIMIT = 13  # one item of each category and held-out mark
 class Mirror(nn.Module):
     """A VAE that loses ``loss`` grey levels; 0 is perfect."""
 
+    config = SimpleNamespace(factor=1)
+
     def __init__(self, loss: float = 0.0) -> None:
         super().__init__()
         self.loss = nn.Parameter(torch.tensor(loss), requires_grad=False)
