@@ -24,6 +24,7 @@ from llada_uni.cli import (
     generate,
     models,
     regions,
+    reproduce,
     serve,
     story,
     train,
@@ -64,6 +65,7 @@ for room in (
     adapters,
     expand,
     evaluate,
+    reproduce,
 ):
     room.register(app)
 
