@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,9 +15,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from llada_uni.errors import ConfigError, ImageError
+from llada_uni.errors import ConfigError, ImageError, ResourceError
 from llada_uni.evaluation.items import JudgeError
-from llada_uni.evaluation.judges import EndpointViewer, ModelViewer
+from llada_uni.evaluation.judges import EndpointViewer, ModelViewer, OcrReader
 
 
 class Endpoint:
@@ -125,3 +126,24 @@ def test_our_own_model_as_the_judge(photo: Path) -> None:
 
     with pytest.raises(JudgeError, match="unreadable"):
         ModelViewer(SimpleNamespace(understand_image=fail)).ask([photo], "?")  # type: ignore[arg-type]
+
+
+def test_reading_words(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a stand-in of rapidocr: an engine that takes a path and returns an object with ``txts``."""
+
+    class RapidOCR:
+        def __call__(self, path: str) -> Any:
+            return SimpleNamespace(txts=("BIG", "SALE") if path.endswith("a.png") else None)
+
+    monkeypatch.setitem(sys.modules, "rapidocr", SimpleNamespace(RapidOCR=RapidOCR))  # type: ignore[arg-type]
+    Image.new("RGB", (4, 4)).save(tmp_path / "empty.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    reader = OcrReader()
+    assert reader.read(photo) == ["BIG", "SALE"]
+    assert reader.read(tmp_path / "empty.png") == []
+    for name in ("broken.png", "none.png"):
+        with pytest.raises(JudgeError, match="cannot be read"):
+            reader.read(tmp_path / name)
+    monkeypatch.setitem(sys.modules, "rapidocr", None)
+    with pytest.raises(ResourceError, match="pip install rapidocr"):
+        OcrReader()

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from llada_uni.errors import ConfigError, PromptError
@@ -152,6 +153,15 @@ def test_a_slow_item_times_out(tmp_path: Path) -> None:
     report = run(tmp_path, Parrot(), toy, timeout_s=0.2)
     assert report["items"] == {"total": 2, "ok": 1, "timeout": 1}
     assert report["score"]["overall"]["value"] == 0.5
+
+
+def test_an_item_that_does_not_fit_into_memory(tmp_path: Path) -> None:
+    def perform(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    report = run(tmp_path, Parrot(), suite(perform=perform))
+    assert report["items"] == {"total": 5, "bad_data": 1, "failed": 4}
+    assert report["problems"][0]["error"].startswith("out of memory")
 
 
 def test_a_failing_judge_is_reported_with_its_reply(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from llada_uni.cli import options as opt
 from llada_uni.cli import output as out
 from llada_uni.errors import ConfigError
 
-__all__ = ["merge", "register", "run_into", "suites"]
+__all__ = ["merge", "register", "run_into", "suites", "tell_progress"]
 
 _JUDGING = "Judging options"
 Out = Annotated[str, typer.Option("--out", metavar="DIR", help="Directory of the run; named again, it goes on.")]
@@ -86,10 +87,10 @@ def merge(
 
     run = read_manifest(Path(directory))
     settings = RunSettings(seed=run["seed"], limit=run["limit"], retry_failed=retry_failed)
-    judges = _judges(None, judge_url, judge_model, judge_timeout, detector, ocr)
+    judges = _judges(judge_url, judge_model, judge_timeout, detector, ocr)
     report = run_suite(
         find_suite(run["suite"]), Path(data) if data else None, Path(directory), model=None, judges=judges,
-        settings=settings, tell=_tell,
+        settings=settings, tell=tell_progress,
     )  # fmt: skip
     _show(report, as_json=as_json)
 
@@ -165,6 +166,7 @@ def run_into(
     judging: tuple[str | None, str | None, float, str | None, bool] = (None, None, 120.0, None, False),
 ) -> dict[str, Any]:
     """Run one suite into ``directory``; the model is opened once the data and the options have been found good."""
+    from llada_uni.evaluation.judges import ModelViewer
     from llada_uni.evaluation.run import RunSettings, load_items, parse_shard, run_suite
     from llada_uni.evaluation.suites import find_suite
 
@@ -174,26 +176,28 @@ def run_into(
     )  # fmt: skip
     suite, path = find_suite(name), Path(data) if data else None
     load_items(suite, path, limit=limit, seed=seed)
+    judges = _judges(*judging, own=True)
     model = open_model()
-    judges = _judges(model, *judging)
-    return run_suite(suite, path, Path(directory), model=model, judges=judges, settings=settings, tell=_tell)
+    if judging[1] == "own":
+        judges = replace(judges, viewer=ModelViewer(model))
+    return run_suite(suite, path, Path(directory), model=model, judges=judges, settings=settings, tell=tell_progress)
 
 
-def _judges(model: Any, url: str | None, name: str | None, timeout_s: float, detector: str | None, ocr: bool) -> Any:
+def _judges(
+    url: str | None, name: str | None, timeout_s: float, detector: str | None, ocr: bool, *, own: bool = False
+) -> Any:
+    """The judges that the options name; "own" is left to the caller, who has the model."""
     from llada_uni.evaluation.items import Judges
-    from llada_uni.evaluation.judges import EndpointViewer, ModelViewer, OcrReader, open_detector
+    from llada_uni.evaluation.judges import EndpointViewer, OcrReader, open_detector
 
     if url is not None and not name:
         raise ConfigError("--judge-url: expected --judge-model NAME with it")
-    if name and url is None and (name != "own" or model is None):
+    if name and url is None and not (name == "own" and own):
         raise ConfigError(f"--judge-model {name}: expected --judge-url with it, or 'own' in a run that has a model")
-    viewer: Any = None
-    if url is not None and name:
-        viewer = EndpointViewer(url, name, timeout_s=timeout_s)
-    elif name == "own":
-        viewer = ModelViewer(model)
     return Judges(
-        viewer=viewer, detector=open_detector(detector) if detector else None, reader=OcrReader() if ocr else None
+        viewer=EndpointViewer(url, name, timeout_s=timeout_s) if url is not None and name else None,
+        detector=open_detector(detector) if detector else None,
+        reader=OcrReader() if ocr else None,
     )
 
 
@@ -206,7 +210,7 @@ def _show(report: dict[str, Any], *, as_json: bool) -> None:
     out.emit(markdown(report).split("## Run")[0])
 
 
-def _tell(what: str, done: int, total: int) -> None:
+def tell_progress(what: str, done: int, total: int) -> None:
     """Progress on a terminal, on one line that is written over."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r{what} {done}/{total} " + ("\n" if done == total else ""))

@@ -25,6 +25,7 @@ from llada_uni.cli import (
     generate,
     models,
     regions,
+    reproduce,
     serve,
     story,
     train,
@@ -66,6 +67,7 @@ for room in (
     expand,
     convert,
     evaluate,
+    reproduce,
 ):
     room.register(app)
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from PIL import Image
+
 from llada_uni.errors import ConfigError, LladaUniError, ResourceError
 from llada_uni.evaluation.items import DetectedObject, Detector, JudgeError, SuiteModel
 
@@ -137,9 +139,11 @@ class OcrReader:
     def read(self, picture: Path) -> list[str]:
         """The lines of text, in the engine's order."""
         try:
+            with Image.open(picture) as image:
+                image.load()
             found = self._engine(str(picture))
         except (OSError, ValueError, RuntimeError) as error:
-            raise JudgeError(f"the OCR engine failed: {error}") from error
+            raise JudgeError(f"{picture.name} cannot be read: {error}") from error
         return list(found.txts or ())
 
 

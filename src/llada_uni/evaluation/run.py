@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from llada_uni.errors import ConfigError, LladaUniError
 from llada_uni.evaluation.items import BadItem, Item, JudgeError, Judges, Output, Suite, SuiteModel
 from llada_uni.evaluation.manifest import manifest, settle_manifest
@@ -161,6 +163,8 @@ def _performed(
         return record | {"status": TIMEOUT, "error": f"no answer within {settings.timeout_s} s"}
     except LladaUniError as error:
         return record | {"status": FAILED, "error": f"{type(error).__name__}: {error}"}
+    except (MemoryError, torch.OutOfMemoryError):
+        return record | {"status": FAILED, "error": "out of memory; choose a smaller size or fewer samples"}
     names = _store(suite, entry, images, out)
     return record | {"status": OK, "text": text, "pictures": names, "seconds": round(time.perf_counter() - start, 3)}
 

@@ -315,7 +315,8 @@ DRAWING_SUITES = (
         name="oneig", title="OneIG-Bench", data_help="OneIG-Bench.csv or OneIG-Bench-ZH.csv",
         load=_load_oneig, perform=_sheet, judge_kind="official", picture_name=_oneig_name,
         official="run_overall.sh with image_dir pictures/images, model_names llada-uni, image_grid 2",
-        format_note="as read in OneIG-Bench/OneIG-Benchmark (README.md, scripts/alignment/alignment_score.py)",
+        format_note="as read in OneIG-Bench/OneIG-Benchmark (README.md, scripts/alignment/alignment_score.py); "
+        "the table's columns: from a copy of text2image.py of unknown origin",
     ),
     Suite(
         name="unigenbench", title="UniGenBench", data_help="test_prompts_en.csv (or another test_prompts file)",
@@ -330,8 +331,8 @@ DRAWING_SUITES = (
         extras=("NED",),
         picture_name=lambda item, index: f"{item.id}.png",
         official="unified_metrics_eval.py --benchmark_dir CVTG-2K --result_dir pictures --output_file results.json",
-        format_note="files and layout as read in NJU-PCALab/TextCrafter (TextCrafter_Flux/eval.py) and its evaluation "
-        "README; which words are wanted and how they are compared: format unverified",
+        format_note="files and layout as read in NJU-PCALab/TextCrafter (TextCrafter_Flux/eval.py); "
+        "which words are wanted and how they are compared: format unverified",
         caution="the official reader is PaddleOCR; words are those in quotation marks; no CLIP score",
     ),
     Suite(
@@ -339,6 +340,7 @@ DRAWING_SUITES = (
         load=_load_wise, perform=draw, judge=_judge_wise, judge_kind="viewer", caution=_OURS,
         picture_name=lambda item, index: f"{item.id}.png",
         official="gpt_eval.py --json_path FILE --image_dir pictures --output_dir results",
-        format_note="as read in PKU-YuanGroup/WISE (gpt_eval.py); the field Category: format unverified",
+        format_note="as read in PKU-YuanGroup/WISE (gpt_eval.py); "
+        "the field Category and the weights of WiScore (in other files): format unverified",
     ),
 )  # fmt: skip

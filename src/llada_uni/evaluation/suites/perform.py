@@ -9,7 +9,7 @@ from PIL import Image
 
 from llada_uni.evaluation.items import Answer, Item, SuiteModel
 
-__all__ = ["answer", "draw", "edit", "grid_of", "tell_story"]
+__all__ = ["answer", "draw", "edit", "grid_of", "reply_to", "tell_story"]
 
 _ANSWER = ("steps_per_block", "confidence_threshold", "temperature", "max_new_tokens", "sprint", "keep_ratio")
 _SAMPLING = ("steps_per_block", "confidence_threshold", "temperature", "num_steps", "decoder", "sprint", "keep_ratio")
@@ -20,7 +20,12 @@ _EDIT = (*_SAMPLING, "guidance_text", "guidance_image", "height", "width")
 def answer(model: SuiteModel, item: Item, seeds: Sequence[int], options: dict[str, Any]) -> Answer:
     """The answer to a question about the item's pictures."""
     images = [image if isinstance(image, bytes) else str(image) for image in item.images]
-    return model.understand_image(images, item.prompt, seed=seeds[0], **_only(options, _ANSWER)).text, []
+    return reply_to(model, images, item.prompt, seeds[0], options), []
+
+
+def reply_to(model: SuiteModel, images: Any, question: str, seed: int, options: dict[str, Any]) -> str:
+    """The words of an answer; of ``options`` those that answers have."""
+    return model.understand_image(images, question, seed=seed, **_only(options, _ANSWER)).text
 
 
 def draw(model: SuiteModel, item: Item, seeds: Sequence[int], options: dict[str, Any]) -> Answer:

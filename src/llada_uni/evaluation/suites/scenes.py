@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from llada_uni.evaluation.items import Answer, Item, JudgeError, Judges, Output, Suite, SuiteModel, Verdict
-from llada_uni.evaluation.suites.perform import draw
+from llada_uni.evaluation.suites.perform import draw, reply_to
 from llada_uni.scenes.bench import (
     GENERATION_CATEGORIES,
     SCORED_FAMILIES,
@@ -49,7 +49,7 @@ def _load_questions(_: Path | None) -> list[Any]:
 
 def _answer(model: SuiteModel, item: Item, seeds: Any, options: dict[str, Any]) -> Answer:
     scene = render(_questions()[item.id].graph)
-    return model.understand_image(scene, item.prompt, seed=seeds[0], max_new_tokens=64).text, []
+    return reply_to(model, scene, item.prompt, seeds[0], {"max_new_tokens": 64, **options}), []
 
 
 def _judge_picture(item: Item, output: Output, out: Path, _: Judges) -> Verdict:
