@@ -22,7 +22,7 @@ from llada_uni.testing.checkpoint import write_tiny_checkpoint
 COMMON = {"--model", "--output", "--seed", "--json", "--device", "--dtype"}
 COMMANDS = {
     "generate", "edit", "inpaint", "outpaint", "vary", "understand", "chat", "encode", "decode", "models", "doctor",
-    "train", "eval", "story", "adapters", "expand", "convert", "data", "serve", "ui",
+    "train", "eval", "reproduce", "story", "adapters", "expand", "convert", "data", "serve", "ui",
 }  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def test_they_are_off_by_default() -> None:
         ({"step_cache": 0}, "step_cache: expected a number above 0 to 1, got 0"),
         ({"step_cache": 1.5}, "step_cache: expected a number above 0 to 1, got 1.5"),
         ({"step_cache": True}, "step_cache: expected a number"),
-        ({"decoder_guidance": -1}, "decoder_guidance: expected a number from 0, got -1"),
+        ({"decoder_guidance": -1}, "decoder_guidance: expected a number from 0 to 1000, got -1"),
         ({"guidance_interval": 0.5}, "guidance_interval: expected two times from 0 to 1, got 0.5"),
         ({"guidance_interval": "01"}, "guidance_interval: expected two times"),
         ({"guidance_interval": (0.1,)}, "guidance_interval: expected two times"),

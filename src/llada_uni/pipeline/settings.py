@@ -346,7 +346,7 @@ def decode_settings(
         decoder=decoder,
         num_steps=check_number(steps, name="num_steps", low=1, high=1000, whole=True),
         time_shift=1.0 if turbo else presets.time_shift,
-        decoder_guidance=float(check_number(guidance, name="decoder_guidance", low=0)),
+        decoder_guidance=float(check_number(guidance, name="decoder_guidance", low=0, high=1000)),
         guidance_interval=_interval(guidance_interval, guidance),
         step_cache=None if step_cache is None else float(step_cache),
     )
@@ -453,7 +453,7 @@ def _interval(interval: Any, guidance: float) -> tuple[float, float] | None:
 
 
 def _weight(given: dict[str, Any], name: str, preset: float) -> float:
-    return float(check_number(_or(given, name, preset), name=name, low=0))
+    return float(check_number(_or(given, name, preset), name=name, low=0, high=1000))
 
 
 def _or(given: dict[str, Any], name: str, preset: Any) -> Any:

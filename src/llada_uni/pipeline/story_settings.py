@@ -139,7 +139,7 @@ def story_settings(presets: Presets, geometry: Geometry, options: Mapping[str, A
     of_pictures = of_text if presets.image_threshold is None else presets.image_threshold
     warmth = number("temperature", presets.image_temperature, low=0)
     height, width = _size(geometry, options)
-    text = float(number("guidance_text", presets.story_guidance_text, low=0))
+    text = float(number("guidance_text", presets.story_guidance_text, low=0, high=1000))
     on_bad_grid: Any = check_choice(options.get("on_bad_grid", "nearest"), name="on_bad_grid", choices=_BAD_GRID)
     return StorySettings(
         height=height,
@@ -151,9 +151,9 @@ def story_settings(presets: Presets, geometry: Geometry, options: Mapping[str, A
         block_length=presets.block_length,
         steps_per_block=count("steps_per_block", presets.story_steps_per_block),
         text_steps_per_block=presets.text_steps_per_block,
-        guidance_scale=float(number("guidance_scale", text, low=0)),
+        guidance_scale=float(number("guidance_scale", text, low=0, high=1000)),
         guidance_text=text,
-        guidance_image=float(number("guidance_image", presets.story_guidance_image, low=0)),
+        guidance_image=float(number("guidance_image", presets.story_guidance_image, low=0, high=1000)),
         guidance_rescale=presets.guidance_rescale,
         commit_order=presets.image_order,
         confidence_threshold=float(number("confidence_threshold", of_pictures, low=0, high=1)),
