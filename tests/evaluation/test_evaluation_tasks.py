@@ -183,9 +183,13 @@ def test_riddles_are_asked_alike_with_and_without_thinking() -> None:
 
 def test_stories_do_not_give_the_number_of_pictures_away() -> None:
     model = Oracle()
-    scores, _ = score_stories(model, select_tasks(BENCH.stories, limit=10))
+    items = select_tasks(BENCH.stories, limit=10)
+    scores, _ = score_stories(model, items)
     assert scores.overall == 1.0
     assert {call["max_frames"] for call in model.calls} == {5}
+    assert {(call["height"], call["width"]) for call in model.calls} == {(128, 128)}
+    score_stories(model, items, settings={"height": None, "width": None})
+    assert (model.calls[-1]["height"], model.calls[-1]["width"]) == (None, None)
 
 
 def test_questions_are_asked_about_all_pictures_and_about_none() -> None:

@@ -195,6 +195,9 @@ SIDE = SPECIAL.reserved
 def test_a_broken_header_ends_the_story_and_is_taken_back(tail: tuple[int, ...]) -> None:
     state = accept(begin(PROMPT, 5, RULES), wrote(*WORDS, *tail), RULES)
     assert (state.reason, state.ids) == ("bad_header", (*PROMPT, *WORDS))
+    fixed = rules(grid=WIDE, on_bad_grid="stop")
+    drawn = accept(begin(PROMPT, 5, fixed), wrote(*WORDS, *tail), fixed)
+    assert (drawn.phase, drawn.ids) == ("image", (*PROMPT, *WORDS, *VOCAB.header(WIDE)))
     with_words_inside = (*WORDS, SPECIAL.soi, *WORDS, SPECIAL.boi)
     assert accept(begin(PROMPT, 5, RULES), wrote(*with_words_inside), RULES).ids == (*PROMPT, *with_words_inside[:-1])
 
@@ -235,6 +238,12 @@ def test_a_picture_of_too_many_codes() -> None:
 
 def test_a_fixed_size_replaces_every_header() -> None:
     fixed = rules(grid=WIDE, on_bad_grid="stop")
+    request = next_request(begin(PROMPT, 5, fixed), fixed)
+    assert request.stop_ids == {SPECIAL.eos, SPECIAL.soi, SPECIAL.boi, *SIDE.values()}
+    assert request.header_grid is not None
+    assert [request.header_grid((*WORDS, one)) for one in (SPECIAL.soi, SIDE[2], SPECIAL.boi)] == [WIDE] * 3
+    assert request.header_grid(WORDS) is None
+    assert told(begin(PROMPT, 5, fixed), WORDS, by=fixed).reason == "stop"
     for announced in (SQUARE, WIDE, TokenGrid(9, 9)):
         state = accept(begin(PROMPT, 5, fixed), wrote(*WORDS, *VOCAB.header(announced)), fixed)
         assert VOCAB.header_grid(state.ids) == WIDE

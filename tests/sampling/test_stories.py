@@ -67,6 +67,23 @@ def test_a_story_follows_its_outline() -> None:
     assert all(event.row == 0 for event in events)
 
 
+def test_a_fixed_size_needs_no_header_of_the_model() -> None:
+    """A right header makes the same story with and without a size; a broken one ends a story without a size only."""
+    fixed = rules(grid=WIDE)
+    right, broken = script(3, WIDE, 7, WIDE, 2, "end"), script(3, "boi")
+    begun = [begin(PROMPT, 5, by) for by in (rules(), fixed)]
+    (free,), _, _ = run(begun[:1], rules(), CachedDenoiser(model()), [right])
+    (held,), events, _ = run(begun[1:], fixed, CachedDenoiser(model()), [right])
+    assert held == free
+    assert [(e.grid_h, e.grid_w) for e in events if isinstance(e, HeaderSeen)] == [(2, 3), (2, 3)]
+    assert not {i for e in events if isinstance(e, TextDelta) for i in e.ids} & set(SPECIAL.reserved.values())
+    (ended,), _, _ = run(begun[:1], rules(), CachedDenoiser(model()), [broken])
+    (drawn,), _, _ = run(begun[1:], fixed, CachedDenoiser(model()), [broken])
+    assert (ended.reason, ended.frame_index) == ("bad_header", 0)
+    assert drawn.segments[1].grid == WIDE
+    assert drawn.reason == "length"
+
+
 @pytest.mark.parametrize("alignment", [0, 16])
 @pytest.mark.parametrize("seed", range(4))
 def test_cached_equals_uncached(seed: int, alignment: int) -> None:

@@ -33,7 +33,7 @@ from llada_uni.scenes.bench_tasks import (
     story_is_steady,
     story_passes,
 )
-from llada_uni.scenes.graph import SceneGraph
+from llada_uni.scenes.graph import CELL_PX, SceneGraph
 from llada_uni.scenes.render import render
 from llada_uni.scenes.verify import verify
 
@@ -51,6 +51,7 @@ __all__ = [
 RUNS: tuple[str, ...] = ("riddle_plain", "riddle_thinking", "edit", "story", "comparison", "fact")
 _BATCH = 16
 _MAX_FRAMES = 5
+_STORY_PX = 8 * CELL_PX
 _ANSWER_TOKENS = 64
 
 
@@ -168,12 +169,17 @@ def score_stories(
     progress: Progress | None = None,
     settings: dict[str, Any] | None = None,
 ) -> tuple[Scores, float]:
-    """One story per prompt, and the share of regular stories in which nothing moves that should not."""
+    """One story per prompt, and the share of regular stories in which nothing moves that should not.
+
+    Pictures have the size of the suite's scenes (8 x 8 cells, 128 pixels) unless ``settings`` give another; with
+    ``height`` and ``width`` None the model chooses it by its headers, and a header it spoils ends a story.
+    """
+    size = {"height": _STORY_PX, "width": _STORY_PX}
     outcomes: list[bool] = []
     steady: list[bool] = []
     for begin, part in _batches(items):
         prompts, seeds = [item.prompt for item in part], _seeds(seed, begin, part)
-        results = model.generate_interleaved(prompts, seed=seeds, max_frames=_MAX_FRAMES, **(settings or {}))
+        results = model.generate_interleaved(prompts, seed=seeds, max_frames=_MAX_FRAMES, **(size | (settings or {})))
         for item, result in zip(part, results, strict=True):
             told, ending = _told(result.segments)
             outcomes.append(story_passes(item, told, ending))

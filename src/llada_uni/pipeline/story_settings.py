@@ -33,7 +33,8 @@ class StoryOptions(TypedDict, total=False):
     seed: 0 to 2**63 - 1; None draws 32 bits, or keeps the seed of the story that goes on. Always reported.
     max_frames: pictures written in this call. max_new_tokens: longest text block, up to what the context still holds.
     max_image_tokens: most codes of one picture.
-    height, width: pixels of every picture; without them the model chooses by its headers.
+    height, width: pixels of every picture, whose headers are then written by us; without them the model chooses by its
+        headers.
     guidance_scale: of the story's first picture (``guidance_text`` when not given). guidance_text, guidance_image: of
         the later ones: how much the text since the last picture counts, and the pictures before it.
     steps_per_block: of the pictures; text keeps the checkpoint's preset.

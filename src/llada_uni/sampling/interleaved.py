@@ -3,11 +3,14 @@
     text   --header of a usable grid-->  image  --all codes, then a forced end of image-->  text
     text   --end of text, budget, a mistake of the model-->  done
 
+Where the caller chose the size, the first id of a header is enough.
+
 Everything here is pure. :mod:`llada_uni.sampling.stories` drives many stories through one block sampler.
 
 Source: the serving implementation of interleaved generation (the released model code has none). It leaves
 ``<|/image|>`` to the model and raises an error where it is misplaced, or where a header is unreadable or too large;
-here it is written by us, and a mistake of the model ends the story with a reason and loses nothing.
+here it is written by us, as is the header where the caller chose the size, and a mistake of the model ends the story
+with a reason and loses nothing.
 """
 
 from __future__ import annotations
@@ -58,7 +61,8 @@ class StoryRules:
         max_positions: the backbone's context.
         max_frames: pictures of one call. max_new_tokens: of one text block, header included. max_image_tokens: codes of
             one picture.
-        grid: every picture has this grid whatever its header says; None leaves it to the model.
+        grid: every picture has this grid: the first id of a header announces it and the header is written by us, so
+            that a header the model would have spoilt ends no story. None leaves headers and grids to the model.
         on_bad_grid: what to do about a grid that cannot be drawn.
         known_tail: the end of image is given behind the last code while the codes are written, as some checkpoints are
             trained; otherwise it is written afterwards.
@@ -93,6 +97,18 @@ class StoryRules:
             )
         if self.grid is not None:
             self.vocab.header(self.grid)
+
+    @property
+    def announcing(self) -> frozenset[int]:
+        """Ids of which the first one ends a text because a picture is announced."""
+        special = self.vocab.special
+        return frozenset((special.boi,)) if self.grid is None else _header_ids(self.vocab)
+
+    def announced(self, ids: Sequence[int]) -> TokenGrid | None:
+        """Grid of the picture that is announced at the end of ``ids``; None where no header can be read."""
+        if self.grid is None:
+            return self.vocab.header_grid(ids)
+        return self.grid if ids and ids[-1] in self.announcing else None
 
     @property
     def least_room(self) -> int:
@@ -155,8 +171,8 @@ def _text_request(state: StoryState, rules: StoryRules) -> Request:
         allowed=text_ids(rules.vocab, headers=True),
         sampling=rules.text,
         seed=phase_seed(state.seed, state.num_phases),
-        stop_ids=frozenset((special.eos, special.boi)),
-        header_grid=rules.vocab.header_grid,
+        stop_ids=rules.announcing | {special.eos},
+        header_grid=rules.announced,
     )
 
 
@@ -192,7 +208,7 @@ def _accept_text(state: StoryState, written: tuple[int, ...], rules: StoryRules)
     for place, number in enumerate(written):
         if not allowed.start <= number < allowed.stop or number in allowed.forbidden:
             return _ended(_with_text(state, _without_header(written[:place], rules)), "bad_ids")
-    if written[-1:] == (special.boi,):
+    if written and written[-1] in rules.announcing:
         return _accept_header(state, written, rules)
     text = _without_header(tuple(number for number in written if number != special.eos), rules)
     if written[-1:] == (special.eos,):
@@ -202,10 +218,10 @@ def _accept_text(state: StoryState, written: tuple[int, ...], rules: StoryRules)
 
 def _accept_header(state: StoryState, written: tuple[int, ...], rules: StoryRules) -> StoryState:
     """A picture is announced: its header is rewritten where its grid is replaced, or taken back where none fits."""
-    announced = rules.vocab.header_grid(written)
+    announced = rules.announced(written)
     if announced is None:
         return _ended(_with_text(state, _without_header(written, rules)), "bad_header")
-    told = _with_text(state, written[:-_HEADER])
+    told = _with_text(state, written[:-_HEADER] if rules.grid is None else _without_header(written, rules))
     grid = _drawable(announced, rules)
     if grid is None:
         return _ended(told, "bad_grid")
@@ -244,11 +260,15 @@ def _with_text(state: StoryState, text: tuple[int, ...]) -> StoryState:
 
 def _without_header(text: tuple[int, ...], rules: StoryRules) -> tuple[int, ...]:
     """Text without the header it breaks off in, so that nothing written later can complete it."""
-    special = rules.vocab.special
-    header, end = {special.soi, special.boi, *special.reserved.values()}, len(text)
+    header, end = _header_ids(rules.vocab), len(text)
     while end and text[end - 1] in header:
         end -= 1
     return text[:end]
+
+
+def _header_ids(vocab: Vocab) -> frozenset[int]:
+    special = vocab.special
+    return frozenset((special.soi, special.boi, *special.reserved.values()))
 
 
 def _ended(state: StoryState, reason: StoryEnd) -> StoryState:

@@ -22,8 +22,8 @@ StoryEnd = Literal["stop", "length", "max_frames", "context", "bad_header", "bad
 
 stop: the model wrote the end of text. length: a text block used up ``max_new_tokens``. max_frames: all pictures are
 drawn. context: no room for more text, or for the picture that was announced. What a model does wrong also ends a story
-and keeps everything written before it: bad_header: codes announced without a readable header. bad_grid: a grid that
-cannot be drawn. bad_ids: an id in the text that text cannot hold.
+and keeps everything written before it: bad_header: codes announced without a readable header, where the size is left to
+the model. bad_grid: a grid that cannot be drawn. bad_ids: an id in the text that text cannot hold.
 """
 
 _MAX_SEED = 2**63 - 1
