@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from PIL import Image
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RESULTS = DOCS.parent / "benchmarks" / "results"
@@ -111,3 +113,50 @@ def test_result_files_say_where_they_come_from() -> None:
     needed = {"date", "commit", "command", "hardware", "versions"}
     for path in RESULTS.glob("*.json"):
         assert needed <= set(json.loads(path.read_text(encoding="utf-8"))), f"{path.name}: measure again"
+
+
+# --- pictures of the guides -----------------------------------------------------------------------------------------
+
+
+def test_every_drawn_picture_stands_in_a_guide_and_fits() -> None:
+    module = load("make_pictures")
+    names = {f"{name}.png" for name in module.PANELS} | {module.FILM}
+    guides = " ".join(path.read_text(encoding="utf-8") for path in (DOCS / "guides").glob("*.md"))
+    assert {name for name in names if f"](../assets/{name})" in guides} == names
+    limits = {module.FILM: module.FILM_LARGEST}
+    for name in names:
+        path = module.ASSETS / name
+        assert path.stat().st_size <= limits.get(name, sys.modules["sheets"].LARGEST), f"{name} is too large"
+
+
+def test_words_are_wrapped_and_cells_stand_beside_each_other() -> None:
+    load("make_pictures")
+    sheets = sys.modules["sheets"]
+    lines = sheets.wrapped("a cat and a house by the sea\nunbreakableunbreakable", 80)
+    assert " ".join(lines) == "a cat and a house by the sea unbreakableunbreakable"
+    assert len(lines) > 3
+    square, wide = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (96, 64), "blue")
+    cells = [sheets.picture_cell(square, "one"), sheets.joined([square, wide], "two"), sheets.text_cell("words")]
+    assert [cell.picture.size for cell in cells] == [(66, 66), (168, 66), (130, 130)]
+    page = sheets.sheet([cells, cells[:1]])
+    assert page.width == 66 + 168 + 130 + 4 * 8
+    assert page.height == 130 + 66 + 2 * (15 + 4) + 3 * 8
+    assert [page.getpixel(at) for at in ((9, 9), (8 + 66 + 8 + 1, 9))] == [(255, 0, 0)] * 2
+    tall = sheets.text_cell("word " * 80).picture
+    assert tall.height > 130
+
+
+def test_a_sheet_takes_as_many_colours_as_fit(tmp_path: Path) -> None:
+    load("make_pictures")
+    sheets, noise = sys.modules["sheets"], Image.effect_noise((160, 160), 90).convert("RGB")
+    roomy, tight = (sheets.save(noise, tmp_path / "a.png", largest=limit) for limit in (10**6, 20_000))
+    assert tight <= 20_000 < roomy
+    assert Image.open(tmp_path / "a.png").size == (160, 160)
+    with pytest.raises(ValueError, match=r"a.png: \d+ bytes with 24 colours, at most 100; show less"):
+        sheets.save(noise, tmp_path / "a.png", largest=100)
+
+
+def test_pictures_are_drawn_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load("make_pictures").main(["--only", "poetry"])
+    assert "invalid choice: 'poetry'" in capsys.readouterr().err
