@@ -225,6 +225,23 @@ def sprint(numbers: dict[str, Any]) -> Iterator[str]:
         for row in found["settings"]:
             yield f"| {_setting(row)} | {_speed(row)} |"
         yield ""
+    yield from _all_pairs(numbers)
+
+
+def _all_pairs(numbers: dict[str, Any]) -> Iterator[str]:
+    """Pictures, answers and both together against the exact path, where a few settings were compared on many items."""
+    if "together" not in numbers:
+        return
+    yield "| items | setting | points more right than exact (95 %) | steps | backbone calls | token seconds |"
+    yield "|---|---|---|---|---|---|"
+    for part in ("pictures", "answers", "together"):
+        for row in numbers[part]["settings"]:
+            change = row["minus_exact"]
+            low, high = change["interval"]
+            gain = " | ".join(f"{row[f'times_fewer_{what}']:.2f} x fewer" for what in ("steps", "calls", "token_s"))
+            points = f"{100 * change['difference']:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
+            yield f"| {change['total']} {part} | {row['name']} | {points} | {gain} |"
+    yield ""
 
 
 def _setting(row: dict[str, Any]) -> str:

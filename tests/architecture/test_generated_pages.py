@@ -109,6 +109,21 @@ def test_numbers_of_a_result_file_reach_the_page(name: str, monkeypatch: pytest.
         assert "-1.25 points (-2.00 to +1.00); right with normal only 3, with turbo only 2." in page
 
 
+def test_paired_presets_reach_the_page() -> None:
+    times = {f"times_fewer_{what}": 1.5 for what in ("steps", "calls", "token_s")}
+    speed = {"rate": 0.5, "interval": [0.4, 0.6], "steps_per_item": 3.0, "cpu_s_per_item": 0.1}
+    change = {"difference": -0.005, "interval": [-0.02, 0.01], "total": 40}
+    rules = {"schedule": "adaptive", "keep_ratio": 0.8}
+    row = speed | times | {"name": "paper", "sprint": rules, "confidence_threshold": 0.95, "steps_per_block": 32}
+    part = {"items": 40, "exact": speed, "settings": [row | {"minus_exact": change}]}
+    module = load("make_performance")
+    told = "\n".join(module.sprint({"pictures": part, "answers": part, "together": part}))
+    line = "| 40 together | paper | -0.50 (-2.00 to +1.00) | 1.50 x fewer | 1.50 x fewer | 1.50 x fewer |"
+    assert line in told
+    assert "| adaptive | 0.8 | 0.95 | 32 | 50.0 %" in told
+    assert "together" not in "\n".join(module.sprint({"pictures": part, "answers": part}))
+
+
 def test_result_files_say_where_they_come_from() -> None:
     needed = {"date", "commit", "command", "hardware", "versions"}
     for path in RESULTS.glob("*.json"):

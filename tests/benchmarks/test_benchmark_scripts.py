@@ -140,6 +140,42 @@ def test_sprint_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
         assert thinned["positions_attended_per_item"] < whole["positions_attended_per_item"]
         assert thinned["sprint"]["keep_ratio"] == 0.4
     assert "answers: even keep 0.4 threshold 0.95 steps 4" in capsys.readouterr().err
+    both = numbers["together"]
+    assert [row["name"] for row in both["settings"]] == ["even-1-0.95-4", "even-0.4-0.95-4"]
+    assert both["items"] == both["settings"][1]["minus_exact"]["total"] == 4
+    steps = [numbers[part]["settings"][1]["steps_per_item"] for part in ("pictures", "answers")]
+    assert both["settings"][1]["steps_per_item"] == sum(steps) / 2
+
+
+def test_a_preset_is_compared_on_many_pairs_and_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, state, out = write_tiny_checkpoint(tmp_path / "tiny"), tmp_path / "state", tmp_path / "out.json"
+    given = ("--model", str(checkpoint), "--preset", "readme", "--pictures", "3", "--answers", "2", "--batch", "2")
+    run("sprint", monkeypatch, *given, "--state", str(state), "--out", str(out))
+    first = json.loads(out.read_text())["numbers"]
+    row = first["pictures"]["settings"][0]
+    assert (row["name"], row["steps_per_block"], row["sprint"]["keep_ratio"]) == ("readme", 8, 0.5)
+    assert [first[part]["items"] for part in ("pictures", "answers", "together")] == [3, 2, 5]
+    path = state / "pictures-readme.jsonl"
+    whole = path.read_text()
+    path.write_text("".join(whole.splitlines(keepends=True)[:3]) + '{"ids": [1, 2')
+    (state / "answers-exact.jsonl").unlink()
+    capsys.readouterr()
+    run("sprint", monkeypatch, *given[:-1], "1", "--state", str(state), "--out", str(out))
+    told = capsys.readouterr().err
+    assert "pictures, readme: 3 of 3" in told
+    assert "pictures, exact" not in told
+    assert "pictures, readme: 2 of 3" not in told
+    again = json.loads(out.read_text())["numbers"]
+    lines = [[json.loads(line) for line in text.splitlines()] for text in (whole, path.read_text())]
+    for one, other in zip(*lines, strict=True):
+        timed = {"token_s", "pixel_s"}
+        assert {k: v for k, v in one.items() if k not in timed} == {k: v for k, v in other.items() if k not in timed}
+    for part in ("pictures", "answers", "together"):
+        assert again[part]["settings"][0]["minus_exact"] == first[part]["settings"][0]["minus_exact"]
+    with pytest.raises(SystemExit, match="belongs to a run with other settings"):
+        run("sprint", monkeypatch, *given, "--state", str(state), "--seed", "1")
 
 
 def test_seams_count_each_side_of_a_region() -> None:
