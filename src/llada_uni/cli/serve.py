@@ -5,73 +5,24 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llada_uni.cli import options as opt
 from llada_uni.cli import output as out
+from llada_uni.cli.server_options import Choices, takes_choices
 from llada_uni.errors import ConfigError
 
 if TYPE_CHECKING:
-    from llada_uni.pipeline.pixels import PixelOptions
     from llada_uni.serving.cluster import ClusterSettings
     from llada_uni.serving.engine import Engine
     from llada_uni.serving.limits import ServerSettings
 
-__all__ = ["Choices", "register", "serve", "serve_with"]
+__all__ = ["register", "serve", "serve_with"]
 
 _MIB = 2**20
 _LOCAL = ("127.0.0.1", "localhost", "::1")
-REACH, LOAD, REPLICAS = "Who may use it", "How much at once", "Replicas"
-
-Host = Annotated[str, typer.Option("--host", help="Address to listen on; 0.0.0.0 is every one.", rich_help_panel=REACH)]
-Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 is a free one.", rich_help_panel=REACH)]
-ApiKey = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--api-key", envvar="LLADA_UNI_API_KEY", metavar="KEY", help="A bearer key; may be repeated. The variable is "
-        "safer: arguments are visible to other users of the machine.", rich_help_panel=REACH,
-    ),
-]  # fmt: skip
-Cors = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--cors", metavar="ORIGIN", help="Web page that may call from a browser; * for all. May be repeated.",
-        rich_help_panel=REACH,
-    ),
-]  # fmt: skip
-Fetch = Annotated[
-    bool,
-    typer.Option(
-        "--fetch-images",
-        help="Take pictures by public http(s) addresses too.",
-        rich_help_panel=REACH,
-    ),
-]
-Name = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--name", metavar="NAME", help="The model's name in requests; may be repeated.", rich_help_panel=REACH
-    ),
-]
-MaxRequests = Annotated[
-    int, typer.Option("--max-requests", min=1, help="Under way and waiting; more get 429.", rich_help_panel=LOAD)
-]
-MaxBranches = Annotated[
-    int | None,
-    typer.Option("--max-branches", min=12, help="Sequences the backbone holds at once.", rich_help_panel=LOAD),
-]
-Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds a request may take.", rich_help_panel=LOAD)]
-MaxBody = Annotated[int, typer.Option("--max-body", min=1, metavar="MIB", help="Largest body.", rich_help_panel=LOAD)]
-Drain = Annotated[
-    float, typer.Option("--drain", min=1, help="Seconds to finish what is under way when told to stop.",
-                        rich_help_panel=LOAD)
-]  # fmt: skip
-LogErrors = Annotated[
-    bool, typer.Option("--log-errors", help="Log messages and traces of errors; they may hold words of requests.")
-]
+REPLICAS = "Replicas"
 
 Ray = Annotated[
     bool,
@@ -102,28 +53,10 @@ def register(app: typer.Typer) -> None:
     app.command("serve")(serve)
 
 
+@takes_choices
 def serve(
-    model: opt.Model = "nano",
-    revision: opt.Revision = None,
-    device: opt.Device = "auto",
-    dtype: opt.Dtype = None,
-    compile_decoder: opt.CompileDecoder = False,
-    graph_decoder: opt.GraphDecoder = False,
-    vae_tile: opt.VaeTile = None,
-    quantize: opt.Quantize = None,
-    memory: opt.Memory = None,
-    host: Host = "127.0.0.1",
-    port: Port = 8000,
-    api_key: ApiKey = None,
-    cors: Cors = None,
-    fetch_images: Fetch = False,
-    name: Name = None,
-    max_requests: MaxRequests = 64,
-    max_branches: MaxBranches = None,
-    timeout: Timeout = 600.0,
-    max_body: MaxBody = 32,
-    drain: Drain = 60.0,
-    log_errors: LogErrors = False,
+    chosen: Choices,
+    *,
     on_ray: Ray = False,
     replicas: Backbones = None,
     decoder_replicas: Decoders = None,
@@ -131,69 +64,11 @@ def serve(
     replica_gpus: Gpus = None,
 ) -> None:
     """Serve chat, pictures and edits to OpenAI clients until interrupted; SIGTERM finishes what is under way."""
-    cluster = _cluster(on_ray, device, replicas, decoder_replicas, replica_cpus, replica_gpus)
-    chosen = Choices(
-        model=model,
-        revision=revision,
-        device=device,
-        dtype=dtype,
-        host=host,
-        port=port,
-        api_key=api_key,
-        cors=cors,
-        fetch_images=fetch_images,
-        name=name,
-        max_requests=max_requests,
-        max_branches=max_branches,
-        timeout=timeout,
-        max_body=max_body,
-        drain=drain,
-        log_errors=log_errors,
-        pixels=opt.pixel_options(compile_decoder, graph_decoder, vae_tile),
-        quantize=quantize,
-        memory=memory,
-    )
+    cluster = _cluster(on_ray, chosen.device, replicas, decoder_replicas, replica_cpus, replica_gpus)
     if cluster is None:
         serve_with(chosen)
     else:
         _serve_on_ray(chosen, cluster)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choices:
-    """The options of a server's command line."""
-
-    model: str
-    revision: str | None
-    device: str
-    dtype: str | None
-    host: str
-    port: int
-    api_key: list[str] | None
-    cors: list[str] | None
-    fetch_images: bool
-    name: list[str] | None
-    max_requests: int
-    max_branches: int | None
-    timeout: float
-    max_body: int
-    drain: float
-    log_errors: bool
-    pixels: PixelOptions
-    quantize: str | None
-    memory: str | None
-
-    @property
-    def opening(self) -> dict[str, Any]:
-        """How the model is opened."""
-        names = ("revision", "device", "dtype", "pixels", "quantize", "memory")
-        return {name: getattr(self, name) for name in names}
-
-    @property
-    def load(self) -> dict[str, Any]:
-        """The engine's settings that were given."""
-        given: dict[str, Any] = {"max_requests": self.max_requests, "deadline_s": self.timeout}
-        return given if self.max_branches is None else given | {"max_branches": self.max_branches}
 
 
 def serve_with(
