@@ -42,6 +42,27 @@ def test_what_was_changed_is_sent_under_the_keyword_names(model: LladaUni) -> No
     assert changed(fields("generate", model.networks), sent) == expected
 
 
+@pytest.mark.parametrize("tab", ["generate", "edit", "story"])
+def test_what_the_decoder_can_do_is_offered_wherever_pictures_are_made(model: LladaUni, tab: str) -> None:
+    given = {"decoder": "normal", "decoder_guidance": " 2.5", "guidance_interval": ".1, 0.8 ", "step_cache": "0.2"}
+    expected = {"decoder": "normal", "decoder_guidance": 2.5, "guidance_interval": [0.1, 0.8], "step_cache": 0.2}
+    assert changed(fields(tab, model.networks), values(model, tab, **given)) == expected
+    assert "step_cache" not in {field.name for field in fields("ask", model.networks)}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("step_cache", "a"), ("step_cache", "0,5"), ("step_cache", "1e3"), ("step_cache", "nan"), ("step_cache", "."),
+        ("decoder_guidance", "1 2"), ("decoder_guidance", "²"), ("guidance_interval", "0.5"),
+        ("guidance_interval", "0.1,0.2,0.3"), ("guidance_interval", "a, b"), ("guidance_interval", "0.1;0.8"),
+    ],
+)  # fmt: skip
+def test_decimals_and_pairs_must_be_some(model: LladaUni, name: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: expected (a number such as 0.5|two as in 0.1, 0.8) or nothing"):
+        changed(fields("generate", model.networks), values(model, "generate", **{name: text}))
+
+
 def test_false_is_not_taken_for_zero(model: LladaUni) -> None:
     offered = [replace(field, preset=0) for field in fields("ask", model.networks) if field.name == "temperature"]
     assert changed(offered, [False]) == {"temperature": False}
@@ -73,7 +94,7 @@ def test_sizes_are_those_of_the_checkpoint(model: LladaUni) -> None:
 CALLS = [
     Call(tab="generate", words=HOSTILE, options={"seed": 7, "height": 32, "width": 48, "decoder": "turbo"}),
     Call(tab="ask", words=HOSTILE, options={"seed": 7, "max_new_tokens": 5}, shows=True),
-    Call(tab="edit", words=HOSTILE, options={"seed": 7, "guidance_text": 2.5}, shows=True),
+    Call(tab="edit", words=HOSTILE, options={"seed": 7, "guidance_interval": [0.1, 0.8]}, shows=True),
     Call(tab="edit", words=HOSTILE, options={"seed": 7, "strength": 0.5}, shows=True, marks=True),
     Call(tab="story", words=HOSTILE, options={"seed": 7, "max_frames": 2}),
 ]
@@ -102,6 +123,7 @@ def test_a_shell_reads_the_words_as_they_are(call: Call) -> None:
     if call.tab == "edit":
         assert f"prompt={HOSTILE}" in words
         assert words[words.index(f"prompt={HOSTILE}") - 1] == "--form-string"
+        assert call.marks or "guidance_interval=0.1,0.8" in words
     else:
         assert json.dumps(HOSTILE, ensure_ascii=False) in joined
     assert ("max_new_tokens" in joined) is False
@@ -180,6 +202,13 @@ def big_uri() -> Callable[[], str]:
         ("generate", {"temperature": float("nan")}),
         ("generate", {"steps_per_block": 10**9}),
         ("generate", {"decoder": "other"}),
+        ("generate", {"step_cache": "0"}),
+        ("generate", {"step_cache": 7}),
+        ("generate", {"guidance_interval": "0.8, 0.1", "decoder": "normal", "decoder_guidance": "2"}),
+        ("generate", {"guidance_interval": "0.1, 0.8", "decoder": "turbo"}),
+        ("generate", {"guidance_interval": [0.1]}),
+        ("edit", {"decoder_guidance": "-1"}),
+        ("story", {"guidance_interval": "0, 2", "decoder": "normal", "decoder_guidance": "2"}),
         ("ask", {"max_new_tokens": "x"}),
         ("ask", {"seed": "-3"}),
         ("story", {"max_frames": 0}),

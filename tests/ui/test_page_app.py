@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -13,6 +16,7 @@ from llada_uni.serving.engine import Engine
 from llada_uni.serving.limits import ServerSettings
 
 pytest.importorskip("gradio", reason="the extra llada-uni[ui] is not installed")
+UI = Path(__file__).resolve().parents[2] / "src" / "llada_uni" / "ui"
 OURS = re.compile(r"http://(testserver|www\.w3\.org)(/|$)")
 
 
@@ -89,3 +93,28 @@ def test_with_keys_the_page_asks_for_one_too(model: LladaUni) -> None:
         assert web.post("/ui/login", data={"username": "me", "password": "k2"}).status_code == 200
         assert web.get("/ui/config").status_code == 200
         assert web.get("/v1/models").status_code == 401
+
+
+def test_the_script_is_one_function_of_all_files() -> None:
+    from llada_uni.ui.page import script
+
+    text = script()
+    assert text.startswith("() => {\n")
+    assert text.rstrip().endswith("}")
+    files = sorted(UI.glob("*.js"))
+    assert len(files) > 1
+    for path in files:
+        part = path.read_text(encoding="utf-8")
+        assert part in text, f"{path.name} is not part of the page"
+        assert len(part.splitlines()) <= 250
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_the_script_can_be_read(tmp_path: Path) -> None:
+    from llada_uni.ui.page import script
+
+    for name, text, right in (("good", script(), True), ("bad", script().rstrip()[:-1], False)):
+        path = tmp_path / f"{name}.js"
+        path.write_text(f"const page = {text}", encoding="utf-8")
+        done = subprocess.run(["node", "--check", str(path)], capture_output=True, text=True, check=False)
+        assert (done.returncode == 0) == right, done.stderr

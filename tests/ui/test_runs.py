@@ -48,6 +48,18 @@ def test_a_picture_is_the_one_the_pipeline_makes(engine: Engine, model: LladaUni
     assert max(made["at"]) == made["steps"]
 
 
+def test_options_of_the_decoder_reach_it(engine: Engine, model: LladaUni) -> None:
+    given = {"decoder": "normal", "decoder_guidance": 2.0, "guidance_interval": [0.0, 0.5], "step_cache": 0.5}
+    typed = {"decoder": "normal", "decoder_guidance": "2", "guidance_interval": "0, 0.5", "step_cache": "0.5"}
+    made = record(told(engine, form(model, "generate", **typed)))
+    assert made["result"] == data_uri(encoded(model.generate_image("two red apples", seed=7, **given).image))
+    assert made["settings"]["guidance_interval"] == "0.0 to 0.5"
+    assert (made["settings"]["step_cache"], made["settings"]["decoder_guidance"]) == (0.5, 2.0)
+    assert "guidance_interval=[0.0, 0.5]" in made["python"]
+    plain = record(told(engine, form(model, "generate", decoder="normal")))
+    assert "guidance_interval" not in plain["settings"]
+
+
 def test_states_only_grow_and_show_pictures_on_the_way(engine: Engine, model: LladaUni) -> None:
     states = [one.now for one in told(engine, form(model, "generate")) if one.now.get("codes")]
     known = [sum(code is not None for code in state["codes"]) for state in states]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,11 +27,12 @@ _AREA = 1024 * 1024
 class Field:
     """One setting. ``preset``: what the checkpoint recommends, None = drawn or chosen later; such a value is not sent.
 
-    ``bounds``: lowest, highest and step of a slider.
+    ``bounds``: lowest, highest and step of a slider. What is typed is a whole number ("number"), any number ("decimal")
+    or two with a comma between them ("pair").
     """
 
     name: str
-    kind: Literal["slider", "number", "choice", "flag"]
+    kind: Literal["slider", "number", "decimal", "pair", "choice", "flag"]
     help: str
     preset: Any = None
     bounds: tuple[float, float, float] = (0, 1, 1)
@@ -119,7 +120,16 @@ def _decoder(networks: Networks) -> tuple[Field, ...]:
     first = [presets.decoder, *(name for name in have if name != presets.decoder)]
     help = "turbo draws in few steps, normal in more."
     steps = Field(name="num_steps", kind="number", help="Steps of the decoder. Empty takes the decoder's own number.")
-    return _choice("decoder", help, tuple(first)), steps
+    strength = "How strictly the codes are drawn; 1 is off. Empty takes the decoder's own strength."
+    times = "Two times from 0 (noise) to 1 (the picture), as in 0.1, 0.8: the decoder is guided only between them."
+    reuse = "Steps that change less than this (0 to 1) are reused, which is faster. Empty computes every step."
+    return (
+        _choice("decoder", help, tuple(first)),
+        steps,
+        Field(name="decoder_guidance", kind="decimal", help=strength),
+        Field(name="guidance_interval", kind="pair", help=times),
+        Field(name="step_cache", kind="decimal", help=reuse),
+    )
 
 
 def has_decoder(networks: Networks, name: str) -> bool:
@@ -156,11 +166,21 @@ def _number(name: str, value: Any, kind: str) -> Any:
     """A value as the pipeline takes it: typed numbers read, whole ones as such."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if kind != "number" or not isinstance(value, str):
+    if kind not in _TYPED or not isinstance(value, str):
         return value
-    if not re.fullmatch(r"\s*[+-]?[0-9]{1,20}\s*", value):
-        raise ConfigError(f"{name}: expected a whole number or nothing, got {value[:40]!r}")
-    return int(value)
+    pattern, read, expected = _TYPED[kind]
+    if not re.fullmatch(pattern, value, re.ASCII):
+        raise ConfigError(f"{name}: expected {expected} or nothing, got {value[:40]!r}")
+    return read(value)
+
+
+_DECIMAL = r"\s*[+-]?(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})\s*"
+_TYPED: dict[str, tuple[str, Callable[[str], Any], str]] = {
+    "number": (r"\s*[+-]?[0-9]{1,20}\s*", int, "a whole number"),
+    "decimal": (_DECIMAL, float, "a number such as 0.5"),
+    "pair": (f"{_DECIMAL},{_DECIMAL}", lambda text: [float(part) for part in text.split(",")], "two as in 0.1, 0.8"),
+}
+"""What may be typed, how it is read, and what to say about anything else."""
 
 
 def _sized(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The page: tabs, forms and buttons. What they show is drawn by ``page.js`` from the messages of ``runs``."""
+"""The page: tabs, forms and buttons. What they show is drawn by the page's script from the messages of ``runs``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ ICON = (
     "height='1.9' rx='.4' opacity='.7'/%3E%3Crect x='2.1' y='2.1' width='1.9' height='1.9' rx='.4'/%3E%3C/svg%3E"
 )
 HEAD = f'<meta name="color-scheme" content="light dark"><link rel="icon" href="data:image/svg+xml,{ICON}">'
+_SCRIPTS = ("state.js", "elements.js", "stages.js", "brush.js", "inspect.js", "page.js")
 _AT_ONCE = 32
 _EXAMPLES = {
     "generate": ("a red ball", "a blue fish", "a green star and a yellow house", "a purple boat"),
@@ -63,7 +64,8 @@ def style() -> str:
 
 def script() -> str:
     """Script of the page, as the function that Gradio calls when it is loaded."""
-    return resources.files("llada_uni.ui").joinpath("page.js").read_text("utf-8")
+    files = resources.files("llada_uni.ui")
+    return "() => {\n" + "\n".join(files.joinpath(name).read_text("utf-8") for name in _SCRIPTS) + "}\n"
 
 
 def look_of() -> themes.Base:

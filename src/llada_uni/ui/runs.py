@@ -224,5 +224,9 @@ def _small(image: Image.Image) -> str:
 
 def _plain(settings: Any) -> dict[str, Any]:
     """Settings that a table can show."""
-    simple = (str, int, float, bool)
-    return {name: value for name, value in settings.items() if isinstance(value, simple)}
+    plain = {name: f"{value[0]} to {value[1]}" if _is_pair(value) else value for name, value in settings.items()}
+    return {name: value for name, value in plain.items() if isinstance(value, (str, int, float, bool))}
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(isinstance(one, float) for one in value)

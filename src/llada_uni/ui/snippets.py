@@ -59,7 +59,7 @@ def curl_text(call: Call, url: str, *, needs_key: bool = False) -> str:
     if kind in ("edit", "inpaint"):
         pairs = {"prompt": call.words} | options
         forms = [f"-F image=@{PICTURE}"] + [f"-F mask=@{MASK}"] * call.marks
-        forms += [f"--form-string {shlex.quote(f'{name}={value}')}" for name, value in pairs.items()]
+        forms += [f"--form-string {shlex.quote(f'{name}={_typed(value)}')}" for name, value in pairs.items()]
         sent = " \\\n  ".join([_curl(url, "images/edits", needs_key), *forms])
         return f"{sent} \\\n  | {_python(_SAVE)} > new.png\n"
     if kind == "story":
@@ -93,6 +93,11 @@ def _ask(call: Call, url: str, options: Mapping[str, Any], needs_key: bool) -> s
     pieces = f"printf %s {shlex.quote(before)}; base64 < {PICTURE} | tr -d '\\n'; printf %s {shlex.quote(after)}"
     sent = f"{_curl(url, 'chat/completions', needs_key)} \\\n  {_JSON} --data-binary @-"
     return f"{{ {pieces}; }} \\\n  | {sent} \\\n  | {_python(_SAY)}\n"
+
+
+def _typed(value: Any) -> str:
+    """A value as forms hold it: several numbers with commas between them."""
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _curl(url: str, place: str, needs_key: bool) -> str:
