@@ -16,6 +16,7 @@ from llada_uni.data.unified_stream import MixConfig
 from llada_uni.decoder.config import DecoderConfig, SemanticEmbedderConfig, VAEConfig
 from llada_uni.image_tokenizer.config import ImageTokenizerConfig, VisionConfig, VQConfig
 from llada_uni.training.config import OptimConfig, ScheduleConfig, TrainConfig
+from llada_uni.training.objectives.autoregressive import AutoregressiveObjectiveConfig
 from llada_uni.training.objectives.backbone import BackboneObjectiveConfig, CodePoolJob
 from llada_uni.training.objectives.decoder import DecoderObjectiveConfig, FlowDataConfig
 from llada_uni.training.objectives.package import PackageJob
@@ -27,6 +28,7 @@ from llada_uni.weights.catalog import PackageConfig, Presets
 
 __all__ = [
     "all",
+    "autoregressive",
     "backbone",
     "backbone_gpu",
     "codes",
@@ -159,6 +161,15 @@ def backbone() -> TrainConfig:
         schedule=ScheduleConfig(warmup_steps=40, floor=0.3),
         ema_decay=0.995,
     )
+
+
+def autoregressive() -> TrainConfig:
+    """A baseline: the backbone's network, start, documents and optimiser, but causal and trained on the next id.
+
+    Written to ``autoregressive/`` of the checkpoint directory; ``benchmarks/baselines.py`` compares it.
+    """
+    base = backbone()
+    return replace(base, name="nano-autoregressive", objective=AutoregressiveObjectiveConfig(scenes=base.objective))
 
 
 def tasks() -> TrainConfig:
