@@ -13,11 +13,14 @@ from typing import Any
 from llada_uni.backbone.config import BackboneConfig
 from llada_uni.data.code_pool import PoolConfig, TaskPoolConfig
 from llada_uni.data.unified_stream import MixConfig
+from llada_uni.decoder.classes import ClassEmbedderConfig
 from llada_uni.decoder.config import DecoderConfig, SemanticEmbedderConfig, VAEConfig
 from llada_uni.image_tokenizer.config import ImageTokenizerConfig, VisionConfig, VQConfig
+from llada_uni.scenes.classes import CLASS_SIZES
 from llada_uni.training.config import OptimConfig, ScheduleConfig, TrainConfig
 from llada_uni.training.objectives.autoregressive import AutoregressiveObjectiveConfig
 from llada_uni.training.objectives.backbone import BackboneObjectiveConfig, CodePoolJob
+from llada_uni.training.objectives.class_decoder import ClassDecoderObjectiveConfig
 from llada_uni.training.objectives.decoder import DecoderObjectiveConfig, FlowDataConfig
 from llada_uni.training.objectives.package import PackageJob
 from llada_uni.training.objectives.text import TextTokenizerConfig
@@ -31,6 +34,7 @@ __all__ = [
     "autoregressive",
     "backbone",
     "backbone_gpu",
+    "class_decoder",
     "codes",
     "decoder",
     "decoder_gpu",
@@ -223,6 +227,17 @@ def decoder() -> TrainConfig:
         schedule=ScheduleConfig(warmup_steps=60, floor=0.03),
         ema_decay=0.999,
     )
+
+
+def class_decoder() -> TrainConfig:
+    """A baseline: the decoder's network and pictures, but conditioned on the true classes of every cell, not on codes.
+
+    Written to ``class-decoder/`` of the checkpoint directory; ``benchmarks/baselines.py`` compares it.
+    """
+    base = decoder()
+    embedder = ClassEmbedderConfig(sizes=CLASS_SIZES, width=_CONDITION_WIDTH)
+    objective = ClassDecoderObjectiveConfig(decoder=base.objective.decoder, embedder=embedder, data=_FLOW)
+    return replace(base, name="nano-class-decoder", objective=objective)
 
 
 def turbo() -> TrainConfig:

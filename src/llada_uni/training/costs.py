@@ -27,6 +27,7 @@ from llada_uni.data.code_pool import PoolConfig, TaskPoolConfig
 from llada_uni.data.scene_stream import draw_grid, draw_scenes
 from llada_uni.data.task_stream import TaskWriter
 from llada_uni.data.unified_stream import Writer
+from llada_uni.decoder.classes import ClassEmbedder
 from llada_uni.decoder.config import DecoderConfig, SemanticEmbedderConfig
 from llada_uni.decoder.dit import Decoder
 from llada_uni.decoder.semantic import SemanticEmbedder
@@ -39,6 +40,7 @@ from llada_uni.scenes.graph import SceneGraph
 from llada_uni.scenes.tasks import Group, sample_group
 from llada_uni.training.config import TrainConfig
 from llada_uni.training.objectives.autoregressive import AutoregressiveObjectiveConfig
+from llada_uni.training.objectives.class_decoder import ClassDecoderObjectiveConfig
 from llada_uni.training.objectives.decoder import Conditioned, decoder_blocks
 from llada_uni.training.objectives.mixture import MixtureObjectiveConfig
 from llada_uni.training.objectives.picture_tokenizer import PictureTokenizerObjectiveConfig
@@ -98,6 +100,8 @@ def meta_model(config: TrainConfig, shapes: Shapes) -> nn.Module:
             return model
         if isinstance(getattr(objective, "backbone", None), BackboneConfig):
             return Backbone(objective.backbone)
+        if isinstance(objective, ClassDecoderObjectiveConfig):
+            return Conditioned(Decoder(objective.decoder), ClassEmbedder(objective.embedder))
         if isinstance(getattr(objective, "decoder", None), DecoderConfig):
             return Conditioned(Decoder(objective.decoder), SemanticEmbedder(objective.embedder))
         if hasattr(objective, "reader"):

@@ -74,9 +74,7 @@ class AutoregressiveObjective:
         scenes = self.scenes
         writer = TaskWriter(writer=scenes.writer)
         return self.rows(
-            writer.documents(
-                draw.numpy("documents"), scenes.pool, scenes.tasks, draw.size, progress=draw.progress
-            )
+            writer.documents(draw.numpy("documents"), scenes.pool, scenes.tasks, draw.size, progress=draw.progress)
         )
 
     def rows(self, documents: Sequence[Document]) -> dict[str, Tensor]:

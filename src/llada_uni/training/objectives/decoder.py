@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -120,9 +120,9 @@ class FlowData:
 
 
 class Conditioned(nn.Module):
-    """Embedder and decoder as one trained thing."""
+    """Embedder and decoder as one trained thing; the embedder reads codes, or classes in their place."""
 
-    def __init__(self, decoder: Decoder, embedder: SemanticEmbedder) -> None:
+    def __init__(self, decoder: Decoder, embedder: nn.Module) -> None:
         super().__init__()
         self.decoder, self.embedder = decoder, embedder
 
@@ -257,11 +257,15 @@ class Sampler:
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """Compares decoded pictures of fresh scenes with their renders, and of ``held_out`` pictures with themselves."""
+    """Compares decoded pictures of fresh scenes with their renders, and of ``held_out`` pictures with themselves.
+
+    ``given`` makes what the sampler gets of scenes [N, h, w, ...]; None = the codes of their renders.
+    """
 
     tokenizer: ImageTokenizer
     vae: VAE
     held_out: np.ndarray | None = None
+    given: Callable[[Sequence[SceneGraph]], np.ndarray] | None = None
 
     @torch.no_grad()
     def score(self, sampler: Sampler, seed: int, count: int) -> Metrics:
@@ -273,8 +277,8 @@ class Judge:
         device = next(sampler.model.parameters()).device
         self.vae.to(device)
         target = to_unit(images).to(device)
-        codes = torch.from_numpy(encode_pictures(self.tokenizer, images).astype("int64")).to(device)
-        factor = target.shape[-1] // self.vae.config.factor // codes.shape[-1]
+        codes = self._codes(graphs, images).to(device)
+        factor = target.shape[-1] // self.vae.config.factor // codes.shape[2]
         latents = sampler(codes, self.vae.config.latent_channels, factor, seed)
         ceiling = self.vae.decode(self.vae.encode(target)[0])
         output = self.vae.decode(self.vae.from_model(latents))
@@ -293,25 +297,30 @@ class Judge:
         images = self.held_out[:: max(len(self.held_out) // count, 1)][:count]
         target = to_unit(images).to(next(sampler.model.parameters()).device)
         ceiling = self.vae.decode(self.vae.encode(target)[0])
-        output = self._decoded(sampler, images, seed)
+        output = self._decoded(sampler, self._codes((), images), images, seed)
         return {"psnr_pictures": self._psnr(output, target), "psnr_pictures_ceiling": self._psnr(ceiling, target)}
 
-    def _decoded(self, sampler: Sampler, images: np.ndarray, seed: int) -> Tensor:
+    def _codes(self, graphs: Sequence[SceneGraph], images: np.ndarray) -> Tensor:
+        """Codes [N, h, w] of renders uint8 [N, H, W, 3], or what ``given`` makes of the scenes they show."""
+        found = encode_pictures(self.tokenizer, images) if self.given is None else self.given(graphs)
+        return torch.from_numpy(found.astype("int64"))
+
+    def _decoded(self, sampler: Sampler, codes: Tensor, images: np.ndarray, seed: int) -> Tensor:
         """Pictures [N, 3, H, W] from the codes of pictures uint8 [N, H, W, 3]."""
         device = next(sampler.model.parameters()).device
-        codes = torch.from_numpy(encode_pictures(self.tokenizer, images).astype("int64")).to(device)
-        factor = images.shape[1] // self.vae.config.factor // codes.shape[-2]
-        latents = sampler(codes, self.vae.config.latent_channels, factor, seed)
+        factor = images.shape[1] // self.vae.config.factor // codes.shape[1]
+        latents = sampler(codes.to(device), self.vae.config.latent_channels, factor, seed)
         return self.vae.to(device).decode(self.vae.from_model(latents))
 
     @torch.no_grad()
     def samples(self, sampler: Sampler, seed: int, count: int) -> np.ndarray:
         """Renders of fresh scenes above pictures decoded from their codes, uint8 [2, count, H, W, 3]."""
         rng = Draw(seed=seed, step=1, size=count).numpy("evaluation")
-        images = pictures(draw_scenes(rng, count, (8, 8), held_out=None))
+        graphs = draw_scenes(rng, count, (8, 8), held_out=None)
+        images = pictures(graphs)
         if self.held_out is not None:
             images = self.held_out[:: max(len(self.held_out) // count, 1)][:count]
-        return np.stack([images, to_pixels(self._decoded(sampler, images, seed))])
+        return np.stack([images, to_pixels(self._decoded(sampler, self._codes(graphs, images), images, seed))])
 
     @staticmethod
     def _psnr(output: Tensor, target: Tensor) -> float:
