@@ -59,9 +59,10 @@ def measure_all(
     *,
     limit: int | None = None,
     seed: int = 0,
+    parts: Sequence[str] = PARTS,
     tell: Tell | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """:func:`measure` of every setting and each of its tasks, by ``"task, setting"``.
+    """:func:`measure` of every setting and each of its tasks that ``parts`` names, by ``"task, setting"``.
 
     Raises:
         ConfigError: ``out`` holds another measurement.
@@ -70,6 +71,7 @@ def measure_all(
         f"{part}, {setting.name}": measure(model, part, setting, out, limit=limit, seed=seed, tell=tell)
         for setting in settings
         for part in setting.parts
+        if part in parts
     }
 
 
