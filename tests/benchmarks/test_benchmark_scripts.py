@@ -160,8 +160,8 @@ def test_efficiency_end_to_end_and_again(tmp_path: Path, monkeypatch: pytest.Mon
 def test_retrieval_baseline_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out.json"
     out.write_text(json.dumps({"numbers": {"decoders": {"kept": True}}}))
-    run("baselines", monkeypatch, "--model", str(NANO), "--cache", str(tmp_path), "--parts", "retrieval", "--limit", "13",
-        "--scenes", "300", "--out", str(out))  # fmt: skip
+    run("baselines", monkeypatch, "--model", str(NANO), "--cache", str(tmp_path), "--parts", "retrieval", "--limit",
+        "13", "--scenes", "300", "--out", str(out))  # fmt: skip
     numbers = json.loads(out.read_text())["numbers"]
     found = numbers["retrieval"]
     assert found["scenes"] + found["bench_scenes_left_out"] == 300

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from llada_uni.data.latent_pool import LatentPool
 from llada_uni.data.picture_pool import PicturePool
 from llada_uni.data.record_pictures import load_pictures
 from llada_uni.data.scene_stream import draw_scenes, pictures, to_unit
+from llada_uni.decoder.classes import ClassEmbedder
 from llada_uni.decoder.config import DecoderConfig, SemanticEmbedderConfig
 from llada_uni.decoder.dit import Decoder
 from llada_uni.decoder.semantic import SemanticEmbedder
@@ -38,8 +40,10 @@ __all__ = [
     "Conditioned",
     "DecoderObjective",
     "DecoderObjectiveConfig",
+    "FlowBatches",
     "FlowData",
     "FlowDataConfig",
+    "FlowRules",
     "Judge",
     "Sampler",
     "decoder_blocks",
@@ -122,7 +126,7 @@ class FlowData:
 class Conditioned(nn.Module):
     """Embedder and decoder as one trained thing; the embedder reads codes, or classes in their place."""
 
-    def __init__(self, decoder: Decoder, embedder: nn.Module) -> None:
+    def __init__(self, decoder: Decoder, embedder: SemanticEmbedder | ClassEmbedder) -> None:
         super().__init__()
         self.decoder, self.embedder = decoder, embedder
 
@@ -152,22 +156,39 @@ class DecoderObjectiveConfig:
         """Fresh networks (or those of checkpoint ``warm``) and the pool of latents."""
         tokenizer, vae = frozen(resources.out, "image_tokenizer"), frozen(resources.out, "vae")
         torch.manual_seed(seed)
-        model = Conditioned(Decoder(self.decoder), SemanticEmbedder(self.embedder))
+        decoder, embedder = Decoder(self.decoder), SemanticEmbedder(self.embedder)
         if self.codebook_start:
-            start_embedder(model.embedder, tokenizer.codebook)
-        warm_start(model.decoder, self.warm, "decoder", resources)
-        warm_start(model.embedder, self.warm, "semantic_embedder", resources)
+            start_embedder(embedder, tokenizer.codebook)
+        warm_start(decoder, self.warm, "decoder", resources)
+        warm_start(embedder, self.warm, "semantic_embedder", resources)
         if self.renew and self.warm is not None:
             old = frozen(resources.out if self.warm == "out" else resolve(self.warm), "image_tokenizer")
-            renew_rows(model.embedder.prior_token_embedding.weight, old.codebook, tokenizer.codebook)
-        data = FlowData(self.data, resources, tokenizer, vae)
+            renew_rows(embedder.prior_token_embedding.weight, old.codebook, tokenizer.codebook)
+        data, model = FlowData(self.data, resources, tokenizer, vae), Conditioned(decoder, embedder)
         return DecoderObjective(self, model, data, Judge(tokenizer=tokenizer, vae=vae, held_out=data.held_out))
+
+
+class FlowRules(Protocol):
+    """What this objective reads of its configuration: the law of the training time, and how it is evaluated."""
+
+    @property
+    def time(self) -> TimeLaw: ...
+    @property
+    def eval_pictures(self) -> int: ...
+    @property
+    def eval_steps(self) -> int: ...
+
+
+class FlowBatches(Protocol):
+    """Batches of latents with what conditions them, see :meth:`FlowData.batch`."""
+
+    def batch(self, draw: Draw) -> dict[str, Tensor]: ...
 
 
 class DecoderObjective:
     """Velocity of the straight path from noise to latents."""
 
-    def __init__(self, config: DecoderObjectiveConfig, model: Conditioned, data: FlowData, judge: Judge) -> None:
+    def __init__(self, config: FlowRules, model: Conditioned, data: FlowBatches, judge: Judge) -> None:
         self.config, self.model, self._data, self._judge = config, model, data, judge
 
     def batch(self, draw: Draw) -> Batch:
@@ -219,6 +240,7 @@ class DecoderObjective:
     def export(self, directory: Path) -> None:
         """Writes ``decoder/`` and the semantic embedder."""
         save_decoder(directory, self.model.decoder, "normal")
+        assert isinstance(self.model.embedder, SemanticEmbedder)
         save_semantic_embedder(directory, self.model.embedder)
 
 
