@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _record import record, write
+from _record import paired_difference, record, write
 from ablations import finished, job_of
 
 STEPS, DECODER_STEPS = 240, 720
@@ -67,16 +67,51 @@ def items_of(options: argparse.Namespace) -> tuple[Any, Any]:
 
 
 def bench_scores(model: Any, options: argparse.Namespace, settings: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Both tasks of SceneBench, and the seconds they took."""
-    from llada_uni.evaluation.scenebench import score_generation, score_understanding, scores_as_dict
+    """Both tasks of SceneBench, what became of every item ("1" = right), and the seconds they took."""
+    from llada_uni.evaluation.scenebench import generation_outcomes, scores_as_dict, understanding_outcomes
+    from llada_uni.scenes.bench import score
     from scenebench import tell
 
     prompts, questions = items_of(options)
     began = time.perf_counter()
-    drawn = score_generation(model, prompts, seed=options.seed, progress=tell, settings=settings)
-    told = score_understanding(model, questions, seed=options.seed, progress=tell)
-    scores = {"generation": scores_as_dict(drawn), "understanding": scores_as_dict(told)}
-    return {**scores, "scoring_seconds": round(time.perf_counter() - began, 1)}
+    drawn = generation_outcomes(model, prompts, seed=options.seed, progress=tell, settings=settings)
+    told = understanding_outcomes(model, questions, seed=options.seed, progress=tell)
+    return {
+        "generation": scores_as_dict(score(prompts, drawn)),
+        "understanding": scores_as_dict(score(questions, told)),
+        "outcomes": {"generation": _digits(drawn), "understanding": _digits(told)},
+        "scoring_seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+def _digits(outcomes: list[bool]) -> str:
+    return "".join(str(int(one)) for one in outcomes)
+
+
+def compared(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Rates of ``second`` minus those of ``first`` over the same items, task by task, with 95 % intervals."""
+    found = {}
+    for task, digits in first["outcomes"].items():
+        pairs = [[digit == "1" for digit in one] for one in (digits, second["outcomes"][task])]
+        found[task] = paired_difference(*pairs)
+    return found
+
+
+def step_cpu_seconds(objective: Any, job: Any) -> float:
+    """Processor time of the forward and backward pass of a step, mean over evenly spaced points of the run."""
+    from llada_uni.training.objective import Draw
+
+    spent, points = 0.0, (0.1, 0.3, 0.5, 0.7, 0.9)
+    objective.model.train()
+    for place, progress in enumerate(points):
+        draw = Draw(seed=job.seed, step=10**6 + place, size=job.batch_size, progress=progress)
+        batch = objective.batch(draw)
+        began = time.process_time()
+        objective.loss(batch, draw.torch("loss"))[0].backward()
+        spent += time.process_time() - began
+        objective.model.zero_grad(set_to_none=True)
+    objective.model.eval()
+    return round(spent / len(points), 3)
 
 
 def retrieval_part(options: argparse.Namespace) -> dict[str, Any]:
@@ -116,12 +151,17 @@ def backbone_part(options: argparse.Namespace) -> dict[str, Any]:
         job = _job(recipe, name, options, options.steps, changes)
 
         def scored(objective: Any, arm: str = arm, job: Any = job) -> dict[str, Any]:
+            cost = step_cpu_seconds(objective, job)
             model = scorers[arm](objective, options.cache / job.name / "checkpoint")
-            return {"metrics": objective.evaluate(options.seed + 1), **bench_scores(model, options, given)}
+            told = {"metrics": objective.evaluate(options.seed + 1), "step_cpu_seconds": cost}
+            return {**told, **bench_scores(model, options, given)}
 
         found[arm] = finished(job, options, scored, stored_in=_file(options))
         sys.stderr.write(f"{arm}: {_short(found[arm])}\n")
-    return {"steps": options.steps, "settings": given, "arms": found}
+    numbers = {"steps": options.steps, "settings": given, "arms": found}
+    if len(found) == len(ARMS):
+        numbers["autoregressive_minus_block_diffusion"] = compared(found["block diffusion"], found["autoregressive"])
+    return numbers
 
 
 def decoder_part(options: argparse.Namespace) -> dict[str, Any]:
@@ -136,8 +176,10 @@ def decoder_part(options: argparse.Namespace) -> dict[str, Any]:
         job = _job(recipe, name, options, options.decoder_steps, options.set_decoder)
 
         def scored(objective: Any, arm: str = arm, job: Any = job) -> dict[str, Any]:
+            cost = step_cpu_seconds(objective, job)
             model = scorers[arm](objective.model, options.cache / job.name / "checkpoint")
-            return {"metrics": objective.evaluate(options.seed + 1), "pictures": _pictures(model, options)}
+            told = {"metrics": objective.evaluate(options.seed + 1), "step_cpu_seconds": cost}
+            return {**told, "pictures": _pictures(model, options)}
 
         found[arm] = finished(job, options, scored, stored_in=_file(options))
         sys.stderr.write(f"{arm}: {found[arm]['pictures']}\n")

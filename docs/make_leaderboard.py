@@ -120,9 +120,13 @@ def baseline_rows() -> Iterator[Row]:
         name = f"nearest of {retrieval['scenes']} training scenes, and of {retrieval['questions']} questions"
         yield Row(name=name, group="Baselines", scores=found, source=source)
     for arm, run in numbers.get("backbones", {}).get("arms", {}).items():
-        name = f"{arm}, from scratch, {run['steps']} steps in {run['seconds'] / 60:.0f} min"
+        name = f"{arm}, from scratch, {_trained(run)}"
         scores = {task: of_bench(run[task]) for task in TASKS}
         yield Row(name=name, group="Baselines", scores=scores, source=source)
+
+
+def _trained(run: dict[str, Any]) -> str:
+    return f"{run['steps']} steps of {run['step_cpu_seconds']:.2f} processor seconds"
 
 
 def sprint_rows() -> Iterator[Row]:
@@ -207,6 +211,21 @@ def _task(task: str, rows: list[Row], sources: list[str]) -> Iterator[str]:
             yield from _gpu()
     if not any(row.group == "Models" for row in shown):
         yield from _gpu()
+    yield from _paired(task)
+
+
+def _paired(task: str) -> Iterator[str]:
+    """Both backbones that were trained for the same steps, item by item."""
+    report = opened("baselines.json")
+    backbones = {} if report is None else report["numbers"].get("backbones", {})
+    found = backbones.get("autoregressive_minus_block_diffusion", {}).get(task)
+    if found:
+        low, high = (100 * end for end in found["interval"])
+        yield (
+            f"\nAutoregressive minus block diffusion after the same steps, on the same {found['total']} items: "
+            f"{100 * found['difference']:+.1f} points ({low:+.1f} to {high:+.1f}, matched pairs after Agresti and "
+            f"Min); right with block diffusion only {found['only_first']}, autoregressive only {found['only_second']}."
+        )
 
 
 def _gpu() -> Iterator[str]:
@@ -258,7 +277,7 @@ def drawn(sources: list[str]) -> Iterator[str]:
                          "decoders.json"))  # fmt: skip
     for arm, run in ({} if baselines is None else baselines["numbers"].get("decoders", {}).get("arms", {})).items():
         one = run["pictures"]
-        name = f"{arm}, a decoder from scratch, {run['steps']} steps in {run['seconds'] / 60:.0f} min"
+        name = f"{arm}, a decoder from scratch, {_trained(run)}"
         rows.append((name, one["rate"], one["interval"], one["total"], "baselines.json"))
     if rows:
         yield "Pictures of scenes that satisfy the prompts; right when the verifier reads them so.\n"

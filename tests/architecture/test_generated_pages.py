@@ -46,8 +46,13 @@ BASELINES = {
         "nearest": dict.fromkeys(("generation", "understanding"), SAMPLES["scenebench"]["generation"]),
         "common_answer_of_the_family": {"understanding": SAMPLES["scenebench"]["generation"]},
     },
-    "backbones": {"arms": {"autoregressive": {"steps": 240, "seconds": 630.0} | SAMPLES["scenebench"]}},
-    "decoders": {"arms": {"classes": {"steps": 720, "seconds": 600.0, "pictures": INTERVAL}}},
+    "backbones": {
+        "arms": {"autoregressive": {"steps": 240, "step_cpu_seconds": 2.5} | SAMPLES["scenebench"]},
+        "autoregressive_minus_block_diffusion": {
+            "generation": SAMPLES["decoders"]["turbo_minus_normal"],
+        },
+    },
+    "decoders": {"arms": {"classes": {"steps": 720, "step_cpu_seconds": 0.5, "pictures": INTERVAL}}},
 }  # fmt: skip
 ABLATIONS = {
     "backbone": {
@@ -140,12 +145,19 @@ def test_every_kind_of_result_has_its_rows_on_the_leaderboard(monkeypatch: pytes
     source = "[1](../benchmarks/results/scenebench.json) |"
     assert f"| Models | nano, decoder turbo, CPU | 90.0 % (80.0 – 95.0) | 90.0 % (69.9 – 97.2) | 20 | {source}" in page
     assert "| Baselines | nearest of 4094 training scenes, and of 8188 questions | 90.0 % (80.0 – 95.0) |" in page
-    assert "| Baselines | autoregressive, from scratch, 240 steps in 10 min | 90.0 % (80.0 – 95.0) |" in page
+    assert (
+        "| Baselines | autoregressive, from scratch, 240 steps of 2.50 processor seconds | 90.0 % (80.0 – 95.0) |"
+        in page
+    )
     assert "the commonest answer" not in page.split("## Understanding")[0]
     assert "| Presets | plain | 90.0 % (80.0 – 95.0) | 62.5 % (30.6 – 86.3) | 8 |" in page
-    assert "| classes, a decoder from scratch, 720 steps in 10 min | 90.0 % (80.0 – 95.0) | 10 |" in page
+    assert (
+        "| classes, a decoder from scratch, 720 steps of 0.50 processor seconds | 90.0 % (80.0 – 95.0) | 10 |" in page
+    )
     assert "| other | 1 | 240 | 0.500 (+0.100) |" in page
     assert "   python benchmarks/baselines.py" in page
+    assert page.count("Autoregressive minus block diffusion") == 1
+    assert "on the same 80 items: -1.2 points (-2.0 to +1.0, matched pairs" in page
     stored(tmp_path, "scenebench_nano_gpu", SAMPLES["scenebench"], gpu="a GPU")
     page = module.build()
     assert "not run yet" not in page

@@ -194,6 +194,15 @@ def test_ablations_end_to_end_and_again(
     capsys.readouterr()
 
 
+def test_outcomes_are_compared_item_by_item() -> None:
+    import baselines as script
+
+    first, second = ({"outcomes": {"generation": digits}} for digits in ("1100", "1010"))
+    found = script.compared(first, second)["generation"]
+    assert [found[name] for name in ("both", "only_first", "only_second", "neither")] == [1, 1, 1, 1]
+    assert script._digits([True, False]) == "10"
+
+
 def test_baseline_arms_differ_in_one_thing() -> None:
     import baselines as script
     from llada_uni.config import to_mapping
@@ -237,6 +246,9 @@ def test_baselines_end_to_end_and_again(
         assert arm["steps"] == 2
         assert sum(one["total"] for one in arm["generation"]["categories"].values()) <= 2
         assert arm["metrics"]["answers"] >= 0
+        assert arm["step_cpu_seconds"] > 0
+        assert len(arm["outcomes"]["generation"]) == 2
+    assert numbers["backbones"]["autoregressive_minus_block_diffusion"]["understanding"]["total"] == 2
     for arm in numbers["decoders"]["arms"].values():
         assert arm["pictures"]["total"] == 2
     monkeypatch.setattr("llada_uni.training.train.train", None)

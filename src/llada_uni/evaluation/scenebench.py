@@ -46,6 +46,7 @@ __all__ = [
     "Progress",
     "ceilings",
     "decoded_from_true_codes",
+    "generation_outcomes",
     "matching_scenes",
     "rated",
     "round_trip",
@@ -53,6 +54,7 @@ __all__ = [
     "score_generation",
     "score_understanding",
     "scores_as_dict",
+    "understanding_outcomes",
 ]
 
 _BATCH = 16
@@ -124,6 +126,18 @@ def score_generation(
     settings: dict[str, Any] | None = None,
 ) -> Scores:
     """One picture per prompt, seeds ``seed``, ``seed + 1``, …; read by the verifier."""
+    return score(items, generation_outcomes(model, items, seed=seed, progress=progress, settings=settings))
+
+
+def generation_outcomes(
+    model: Draws,
+    items: Sequence[GenerationItem],
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+    settings: dict[str, Any] | None = None,
+) -> list[bool]:
+    """Whether the picture of each prompt is right, as :func:`score_generation` counts it."""
     outcomes: list[bool] = []
     options: dict[str, Any] = {} if settings is None else settings
     for begin in range(0, len(items), _BATCH):
@@ -132,13 +146,20 @@ def score_generation(
         results = model.generate_image([item.prompt for item in part], seed=seeds, **options)
         outcomes += [picture_passes(item, verify(r.image)) for item, r in zip(part, results, strict=True)]
         _tell(progress, "generation", outcomes, items)
-    return score(items, outcomes)
+    return outcomes
 
 
 def score_understanding(
     model: Answers, items: Sequence[UnderstandingItem], *, seed: int = 0, progress: Progress | None = None
 ) -> Scores:
     """One greedy answer per question about a rendered scene."""
+    return score(items, understanding_outcomes(model, items, seed=seed, progress=progress))
+
+
+def understanding_outcomes(
+    model: Answers, items: Sequence[UnderstandingItem], *, seed: int = 0, progress: Progress | None = None
+) -> list[bool]:
+    """Whether the answer to each question is right, as :func:`score_understanding` counts it."""
     outcomes: list[bool] = []
     for begin in range(0, len(items), _BATCH):
         part = items[begin : begin + _BATCH]
@@ -147,7 +168,7 @@ def score_understanding(
         )
         outcomes += [answer_passes(item, a.text) for item, a in zip(part, answers, strict=True)]
         _tell(progress, "understanding", outcomes, items)
-    return score(items, outcomes)
+    return outcomes
 
 
 def ceilings(model: LladaUni, items: Sequence[GenerationItem], *, seed: int = 0) -> dict[str, Any]:
