@@ -73,10 +73,12 @@ def job_of(recipe: str, name: str, seed: int, options: argparse.Namespace, chang
     return job
 
 
-def finished(job: Any, options: argparse.Namespace, score: Any) -> dict[str, Any]:
+def finished(
+    job: Any, options: argparse.Namespace, score: Any, *, stored_in: str = "evaluation.json"
+) -> dict[str, Any]:
     """Trains ``job`` to its end, or takes over what an earlier command left; its curve and ``score(objective)``.
 
-    ``score`` is asked with the averaged weights in place.
+    ``score`` is asked with the averaged weights in place; what it says is kept in the file ``stored_in``.
     """
     from llada_uni.training.checkpoint import load_state
     from llada_uni.training.config import describe
@@ -86,7 +88,7 @@ def finished(job: Any, options: argparse.Namespace, score: Any) -> dict[str, Any
     from llada_uni.training.train import Run, train
 
     directory = options.cache / job.name
-    done, made_with = directory / "evaluation.json", json.loads(json.dumps(describe(job)))
+    done, made_with = directory / stored_in, json.loads(json.dumps(describe(job)))
     if done.exists():
         stored = json.loads(done.read_text(encoding="utf-8"))
         if stored["made_with"] != made_with:

@@ -13,6 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from performance_efficiency import efficiency
 from performance_speed import CHARTS, SPEED_SECTIONS
 
 PAGE = Path(__file__).with_name("performance.md")
@@ -323,6 +324,12 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[dict[str, Any]], Iterator[str]]],
     ("SceneBench v1", "scenebench", "scenebench.py --model nano", scenebench),
     ("Task suites", "tasks_nano", "tasks.py --limit 60", tasks),
     ("SPRINT", "sprint_nano", "sprint.py", sprint),
+    (
+        "Score against cost",
+        "efficiency",
+        "efficiency.py --limit 48 --questions 240 --work build/efficiency",
+        efficiency,
+    ),
     ("Seams of token-grid edits", "seams", "seams.py", seams),
     ("What masked cells tell", "missing", "missing.py --cache build/state", missing),
     ("Few-step against many-step decoder", "decoders", "decoders.py --count 1000", decoders),

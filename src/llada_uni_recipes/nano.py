@@ -13,10 +13,14 @@ from typing import Any
 from llada_uni.backbone.config import BackboneConfig
 from llada_uni.data.code_pool import PoolConfig, TaskPoolConfig
 from llada_uni.data.unified_stream import MixConfig
+from llada_uni.decoder.classes import ClassEmbedderConfig
 from llada_uni.decoder.config import DecoderConfig, SemanticEmbedderConfig, VAEConfig
 from llada_uni.image_tokenizer.config import ImageTokenizerConfig, VisionConfig, VQConfig
+from llada_uni.scenes.classes import CLASS_SIZES
 from llada_uni.training.config import OptimConfig, ScheduleConfig, TrainConfig
+from llada_uni.training.objectives.autoregressive import AutoregressiveObjectiveConfig
 from llada_uni.training.objectives.backbone import BackboneObjectiveConfig, CodePoolJob
+from llada_uni.training.objectives.class_decoder import ClassDecoderObjectiveConfig
 from llada_uni.training.objectives.decoder import DecoderObjectiveConfig, FlowDataConfig
 from llada_uni.training.objectives.package import PackageJob
 from llada_uni.training.objectives.text import TextTokenizerConfig
@@ -27,8 +31,10 @@ from llada_uni.weights.catalog import PackageConfig, Presets
 
 __all__ = [
     "all",
+    "autoregressive",
     "backbone",
     "backbone_gpu",
+    "class_decoder",
     "codes",
     "decoder",
     "decoder_gpu",
@@ -161,6 +167,15 @@ def backbone() -> TrainConfig:
     )
 
 
+def autoregressive() -> TrainConfig:
+    """A baseline: the backbone's network, start, documents and optimiser, but causal and trained on the next id.
+
+    Written to ``autoregressive/`` of the checkpoint directory; ``benchmarks/baselines.py`` compares it.
+    """
+    base = backbone()
+    return replace(base, name="nano-autoregressive", objective=AutoregressiveObjectiveConfig(scenes=base.objective))
+
+
 def tasks() -> TrainConfig:
     """The trained backbone on the whole mix: also thoughts, riddles, edits, stories, comparisons and facts."""
     base = backbone()
@@ -212,6 +227,17 @@ def decoder() -> TrainConfig:
         schedule=ScheduleConfig(warmup_steps=60, floor=0.03),
         ema_decay=0.999,
     )
+
+
+def class_decoder() -> TrainConfig:
+    """A baseline: the decoder's network and pictures, but conditioned on the true classes of every cell, not on codes.
+
+    Written to ``class-decoder/`` of the checkpoint directory; ``benchmarks/baselines.py`` compares it.
+    """
+    base = decoder()
+    embedder = ClassEmbedderConfig(sizes=CLASS_SIZES, width=_CONDITION_WIDTH)
+    objective = ClassDecoderObjectiveConfig(decoder=base.objective.decoder, embedder=embedder, data=_FLOW)
+    return replace(base, name="nano-class-decoder", objective=objective)
 
 
 def turbo() -> TrainConfig:

@@ -28,7 +28,39 @@ SAMPLES: dict[str, Any] = {
         "turbo_minus_normal": {"difference": -0.0125, "interval": [-0.02, 0.01], "total": 80, "only_first": 3,
                                "only_second": 2},
     },
+    "efficiency": {
+        "model": "nano", "seed": 0,
+        "speeds": {
+            "generation, plain": {
+                "overall": {"value": 0.9, "interval": [0.8, 0.95], "items": 7}, "items": {"total": 9},
+                "categories": {"colours": {"value": 1.0, "items": 4}, "colours, held out": {"value": 0.25, "items": 4}},
+                "cost": {"tokens_per_call": 8.0, "steps_per_item": 7.5, "tokens_per_s": 50.25, "s_per_item": 1.5,
+                         "pixels_s_per_item": 0.25, "cpu_s_per_item": 1.25},
+            },
+            "understanding, plain": {"overall": None, "items": {"total": 9}, "categories": {}, "cost": None},
+        },
+    },
 }  # fmt: skip
+BASELINES = {
+    "retrieval": {
+        "scenes": 4094, "questions": 8188,
+        "nearest": dict.fromkeys(("generation", "understanding"), SAMPLES["scenebench"]["generation"]),
+        "common_answer_of_the_family": {"understanding": SAMPLES["scenebench"]["generation"]},
+    },
+    "backbones": {
+        "arms": {"autoregressive": {"steps": 240, "step_cpu_seconds": 2.5} | SAMPLES["scenebench"]},
+        "autoregressive_minus_block_diffusion": {
+            "generation": SAMPLES["decoders"]["turbo_minus_normal"],
+        },
+    },
+    "decoders": {"arms": {"classes": {"steps": 720, "step_cpu_seconds": 0.5, "pictures": INTERVAL}}},
+}  # fmt: skip
+ABLATIONS = {
+    "backbone": {
+        "arms": {"recipe": {"seeds": {"0": {"steps": 240}}}, "other": {"seeds": {"0": {"steps": 240}}}},
+        "summary": {"recipe": {"answers": {"mean": 0.4}}, "other": {"answers": {"mean": 0.5, "minus_recipe": [0.1]}}},
+    }
+}
 
 
 def load(name: str) -> ModuleType:
@@ -36,11 +68,12 @@ def load(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
 
-@pytest.mark.parametrize("name", ["make_reference", "make_performance"])
+@pytest.mark.parametrize("name", ["make_reference", "make_performance", "make_leaderboard"])
 def test_the_page_is_up_to_date(name: str) -> None:
     module = load(name)
     assert module.PAGE.read_text(encoding="utf-8") == module.build(), f"run: python docs/{name}.py"
@@ -91,20 +124,59 @@ def test_the_reference_lists_the_public_names_and_every_option() -> None:
     assert " at 0x" not in page
 
 
+def stored(folder: Path, name: str, numbers: Any, **hardware: Any) -> None:
+    machine = {"cpu": "a processor", "cores": 2, "threads": 2, "load_average": 0.1} | hardware
+    report = {
+        "date": "2026-01-31T00:00:00+00:00", "commit": "0123456789abcdef", "command": f"python benchmarks/{name}.py",
+        "hardware": machine, "versions": {"python": "3.12", "torch": "2.13"}, "numbers": numbers,
+    }  # fmt: skip
+    (folder / f"{name}.json").write_text(json.dumps(report))
+
+
+def test_every_kind_of_result_has_its_rows_on_the_leaderboard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = load("make_leaderboard")
+    monkeypatch.setattr(module, "RESULTS", tmp_path)
+    page = module.build()
+    assert "| Models | nano by the GPU recipes | not run yet |" in page
+    assert all(f"`{name}`" in page for name in module.KNOWN)
+    assert "%" not in page.split("## Generation")[1], "no result file, no number"
+    for name, numbers in {**SAMPLES, "baselines": BASELINES, "ablations": ABLATIONS}.items():
+        stored(tmp_path, name, numbers)
+    page = module.build()
+    source = "[1](../benchmarks/results/scenebench.json) |"
+    assert f"| Models | nano, decoder turbo, CPU | 90.0 % (80.0 – 95.0) | 90.0 % (69.9 – 97.2) | 20 | {source}" in page
+    assert "| Baselines | nearest of 4094 training scenes, and of 8188 questions | 90.0 % (80.0 – 95.0) |" in page
+    assert (
+        "| Baselines | autoregressive, from scratch, 240 steps of 2.50 processor seconds | 90.0 % (80.0 – 95.0) |"
+        in page
+    )
+    assert "the commonest answer" not in page.split("## Understanding")[0]
+    assert "| Presets | plain | 90.0 % (80.0 – 95.0) | 62.5 % (30.6 – 86.3) | 8 |" in page
+    assert (
+        "| classes, a decoder from scratch, 720 steps of 0.50 processor seconds | 90.0 % (80.0 – 95.0) | 10 |" in page
+    )
+    assert "| other | 1 | 240 | 0.500 (+0.100) |" in page
+    assert "   python benchmarks/baselines.py" in page
+    assert page.count("Autoregressive minus block diffusion") == 1
+    assert "on the same 80 items: -1.2 points (-2.0 to +1.0, matched pairs" in page
+    stored(tmp_path, "scenebench_nano_gpu", SAMPLES["scenebench"], gpu="a GPU")
+    page = module.build()
+    assert "not run yet" not in page
+    assert "| Models | nano gpu, decoder turbo, a GPU |" in page
+
+
 @pytest.mark.parametrize("name", sorted(SAMPLES))
 def test_numbers_of_a_result_file_reach_the_page(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     module = load("make_performance")
-    hardware = {"cpu": "a processor", "cores": 2, "threads": 2, "load_average": 0.1}
-    report = {
-        "date": "2026-01-31T00:00:00+00:00", "commit": "0123456789abcdef", "command": f"python benchmarks/{name}.py",
-        "hardware": hardware, "versions": {"python": "3.12", "torch": "2.13"}, "numbers": SAMPLES[name],
-    }  # fmt: skip
-    (tmp_path / f"{name}.json").write_text(json.dumps(report))
+    stored(tmp_path, name, SAMPLES[name])
     monkeypatch.setattr(module, "RESULTS", tmp_path)
     page = module.build()
     assert "90.0 % (80.0 – 95.0)" in page
     assert "2026-01-31, a processor, 2 cores, 2 threads" in page
     assert page.count("Not measured yet") == len(module.SECTIONS) - 1
+    if name == "efficiency":
+        assert "| plain | 90.0 % (80.0 – 95.0) | 9 | 8.00 | 7.5 | 50.2 | 0.250 | 1.500 | 1.250 |" in page
+        assert "| plain | – | 9 | – | – | – | – | – |" in page
     if name == "decoders":
         assert "-1.25 points (-2.00 to +1.00); right with normal only 3, with turbo only 2." in page
 

@@ -178,6 +178,35 @@ def test_a_preset_is_compared_on_many_pairs_and_goes_on_where_it_was(
         run("sprint", monkeypatch, *given, "--state", str(state), "--seed", "1")
 
 
+def test_efficiency_end_to_end_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint, out = write_tiny_checkpoint(tmp_path / "tiny"), tmp_path / "out.json"
+    arguments = ["--model", str(checkpoint), "--limit", "1", "--questions", "2", "--work", str(tmp_path / "work")]
+    run("efficiency", monkeypatch, *arguments, "--out", str(out))
+    numbers = json.loads(out.read_text())["numbers"]
+    assert numbers["limits"] == {"generation": 1, "understanding": 2}
+    plain, few = (numbers["speeds"][f"generation, {name}"]["cost"] for name in ("plain", "2 steps a block"))
+    assert plain["tokens_per_call"] < few["tokens_per_call"]
+    assert numbers["speeds"]["understanding, SPRINT paper"]["items"]["total"] == 2
+    names = ("normal, 20", "normal, 8", "turbo, 8", "turbo, 4", "turbo, 2", "turbo, 1")
+    assert set(numbers["decoders"]) == {f"generation, {name} steps" for name in names}
+    run("efficiency", monkeypatch, *arguments, "--out", str(out))
+    assert json.loads(out.read_text())["numbers"] == numbers, "nothing is measured twice"
+
+
+def test_retrieval_baseline_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out.json"
+    out.write_text(json.dumps({"numbers": {"decoders": {"kept": True}}}))
+    run("baselines", monkeypatch, "--model", str(NANO), "--cache", str(tmp_path), "--parts", "retrieval", "--limit",
+        "13", "--scenes", "300", "--out", str(out))  # fmt: skip
+    numbers = json.loads(out.read_text())["numbers"]
+    found = numbers["retrieval"]
+    assert found["scenes"] + found["bench_scenes_left_out"] == 300
+    assert found["questions"] == 2 * found["scenes"]
+    assert set(found["nearest"]) == {"generation", "understanding", "scoring_seconds"}
+    assert found["common_answer_of_the_family"]["understanding"]["overall"] >= 0
+    assert numbers["decoders"] == {"kept": True}, "other parts of the file stay"
+
+
 def test_seams_count_each_side_of_a_region() -> None:
     import seams
 

@@ -194,6 +194,69 @@ def test_ablations_end_to_end_and_again(
     capsys.readouterr()
 
 
+def test_outcomes_are_compared_item_by_item() -> None:
+    import baselines as script
+
+    first, second = ({"outcomes": {"generation": digits}} for digits in ("1100", "1010"))
+    found = script.compared(first, second)["generation"]
+    assert [found[name] for name in ("both", "only_first", "only_second", "neither")] == [1, 1, 1, 1]
+    assert script._digits([True, False]) == "10"
+
+
+def test_baseline_arms_differ_in_one_thing() -> None:
+    import baselines as script
+    from llada_uni.config import to_mapping
+
+    options = script.parser().parse_args(["--model", "m", "--cache", "c", "--steps", "2", "--decoder-steps", "3"])
+    jobs = {}
+    for table, steps in ((script.ARMS, options.steps), (script.DECODERS, options.decoder_steps)):
+        for arm, (recipe, name) in table.items():
+            jobs[arm] = script._job(recipe, name, options, steps, [])
+    plain, causal = jobs["block diffusion"], jobs["autoregressive"]
+    assert causal.objective.scenes == plain.objective
+    codes, classes = (to_mapping(jobs[arm].objective) for arm in ("codes", "classes"))
+    assert {name for name in classes if classes[name] != codes[name]} == {"embedder"}
+    for one, other in ((plain, causal), (jobs["codes"], jobs["classes"])):
+        first, second = to_mapping(one), to_mapping(other)
+        assert {name for name in first if first[name] != second[name]} == {"name", "objective"}
+    assert plain.name == "recipe-0", "the state of that arm of the ablations can be taken over"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not NANO.is_dir(), reason="the embedded model is not built yet")
+def test_baselines_end_to_end_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two steps of all four arms; the second command trains nothing and tells the same."""
+    out, cache = tmp_path / "out.json", tmp_path / "cache"
+    pool = ("pool.num_shards=1", "pool.shard_size=4")
+    backbone = ["batch_size=2", "log_every=1", "objective.eval_documents=4", *(f"objective.{one}" for one in pool)]
+    decoder = ["batch_size=2", "objective.eval_pictures=1", "objective.data.num_shards=1",
+               *(f"objective.data.{one}" for one in pool)]  # fmt: skip
+    arguments = [
+        *("--model", str(NANO), "--cache", str(cache), "--out", str(out), "--steps", "2", "--decoder-steps", "2"),
+        *("--limit", "2", "--parts", "backbones", "decoders", *SMALL),
+        *(f"--set={one}" for one in backbone),
+        *(f"--set-decoder={one}" for one in decoder),
+    ]
+    run("baselines", monkeypatch, *arguments)
+    numbers = json.loads(out.read_text())["numbers"]
+    assert set(numbers["backbones"]["arms"]) == {"block diffusion", "autoregressive"}
+    for arm in numbers["backbones"]["arms"].values():
+        assert arm["steps"] == 2
+        assert sum(one["total"] for one in arm["generation"]["categories"].values()) <= 2
+        assert arm["metrics"]["answers"] >= 0
+        assert arm["step_cpu_seconds"] > 0
+        assert len(arm["outcomes"]["generation"]) == 2
+    assert numbers["backbones"]["autoregressive_minus_block_diffusion"]["understanding"]["total"] == 2
+    for arm in numbers["decoders"]["arms"].values():
+        assert arm["pictures"]["total"] == 2
+    monkeypatch.setattr("llada_uni.training.train.train", None)
+    run("baselines", monkeypatch, *arguments)
+    assert json.loads(out.read_text())["numbers"] == numbers
+    capsys.readouterr()
+
+
 def test_retrieval_counts_nearest_and_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     emoji = SimpleNamespace(**runpy.run_path(str(BENCHMARKS / "emoji.py")))

@@ -124,6 +124,38 @@ def test_answers_that_are_no_option(data: Path) -> None:
     assert "at least two options" in second.reason
 
 
+def test_more_options_than_letters_are_a_bad_item_that_stays_in_the_count(data: Path) -> None:
+    many = [f"thing {number}" for number in range(27)]
+    path = write(
+        data,
+        {"id": "many", "image": "a.png", "question": "q", "options": many, "answer": "A"},
+        {"id": "most", "image": "a.png", "question": "q", "options": many[:26], "answer": "Z"},
+    )
+    bad, good = SUITES["mmstar"].load(path)
+    assert isinstance(bad, BadItem)
+    assert bad.reason == "expected at most 26 options, one per letter, got 27"
+    assert good.reference["options"]["Z"] == "thing 25"
+    report = run_suite(SUITES["mmstar"], path, data / "out", model=Speaker("Z"), settings=RunSettings())  # type: ignore[arg-type]
+    assert report["score"]["overall"]["value"] == 0.5, "the bad item counts as wrong"
+    assert report["score"]["overall"]["items"] == 2
+    assert report["items"] == {"total": 2, "bad_data": 1, "ok": 1}
+
+
+def test_options_in_fields_go_on_beyond_h(data: Path) -> None:
+    ten = {letter: f"thing {letter}" for letter in "ABCDEFGHIJ"}
+    path = write(
+        data,
+        {"image": "a.png", "question": "q", **ten, "answer": "J"},
+        {"image": "a.png", "question": "q", "A": "x", "B": "y", "L": "level", "answer": "A"},
+        {"image": "a.png", "question": "q", "options": json.dumps(["x"]), "answer": "A"},
+    )
+    whole, lone, one = SUITES["mmmu_pro"].load(path)
+    assert whole.reference == {"answers": ["J"], "options": ten}
+    assert whole.prompt.count("\n") == 11
+    assert lone.reference["options"] == {"A": "x", "B": "y"}
+    assert isinstance(one, BadItem)
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="got a directory"):
         SUITES["docvqa"].load(tmp_path)

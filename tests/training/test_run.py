@@ -77,7 +77,7 @@ def test_stages_of_nano_fit_together_and_into_the_budget() -> None:
     [
         ("nano", "expected a recipe such as"),
         ("recipes.none:vae", "no recipe module"),
-        ("recipes.nano:vaee", "it has all, backbone"),
+        ("recipes.nano:vaee", "it has all, autoregressive, backbone"),
         ("recipes.nano:_FLOW", "no recipe"),
     ],
 )

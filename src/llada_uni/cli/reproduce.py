@@ -84,10 +84,18 @@ def _scores(measured: dict[str, Any]) -> list[str]:
         overall = one.get("overall") if isinstance(one, dict) else None
         if isinstance(overall, dict):
             low, high = overall["interval"]
-            lines.append(f"  {name}: {overall['value']:.3f} ({low:.3f} to {high:.3f}, {overall['items']} items)")
+            told = f"  {name}: {overall['value']:.3f} ({low:.3f} to {high:.3f}, {overall['items']} items)"
+            lines.append(told + _cost(one.get("cost")))
         elif isinstance(overall, float):
             low, high = one["interval"]
             lines.append(f"  {name}: {overall:.3f} ({low:.3f} to {high:.3f})")
         else:
             lines.append(f"  {name}: {one if not isinstance(one, dict) else 'no score'}")
     return lines
+
+
+def _cost(cost: dict[str, Any] | None) -> str:
+    if cost is None:
+        return ""
+    speed = "" if cost["tokens_per_s"] is None else f", {cost['tokens_per_s']:.1f} tokens/s"
+    return f"; {cost['tokens_per_call']:.2f} tokens per forward{speed}, {cost['s_per_item']:.2f} s an item"

@@ -6,17 +6,17 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llada_uni.data.code_pool import CodePool
 from llada_uni.data.scene_stream import pictures, to_unit
 from llada_uni.decoder.vae import VAE
 from llada_uni.scenes.graph import SceneGraph
 
-__all__ = ["LatentPool", "encode_latents"]
+__all__ = ["CodeShards", "LatentPool", "encode_latents"]
 
 _PER_CALL = 8
 
@@ -37,10 +37,23 @@ class _Shard:
     scenes: list[SceneGraph]
 
 
+class CodeShards(Protocol):
+    """What pictures to make latents of, shard by shard, and what to give beside them: a code pool, or one like it."""
+
+    @property
+    def mark(self) -> str:
+        """Tells pools apart; latents of another mark are made again."""
+        ...
+
+    def shard(self, index: int) -> tuple[list[SceneGraph], np.ndarray]:
+        """All scenes of a shard and their codes [N, h, w] (or classes [N, h, w, A])."""
+        ...
+
+
 class LatentPool:
     """Latents and codes of the first ``num_shards`` shards of a code pool, in memory; missing files are made."""
 
-    def __init__(self, codes: CodePool, vae: VAE, directory: Path, num_shards: int) -> None:
+    def __init__(self, codes: CodeShards, vae: VAE, directory: Path, num_shards: int) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         mark = f"{codes.mark} {_digest(vae)}"
         self._shards = [
@@ -67,12 +80,12 @@ class LatentPool:
     def whole(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Whole pictures of one grid, as :meth:`crops`; about ``count`` times 64 codes."""
         shard = self._shards[int(rng.integers(len(self._shards)))]
-        height, width = shard.codes.shape[1:]
+        height, width = shard.codes.shape[1:3]
         indices = rng.integers(0, len(shard.codes), max(round(count * 64 / (height * width)), 1))
         return _tensors(shard.latents[indices], shard.codes[indices], [(0, 0)] * len(indices))
 
 
-def _shard(codes: CodePool, vae: VAE, path: Path, index: int, mark: str) -> _Shard:
+def _shard(codes: CodeShards, vae: VAE, path: Path, index: int, mark: str) -> _Shard:
     scenes, shard_codes = codes.shard(index)
     if path.exists():
         with np.load(path) as stored:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llada_uni.errors import ConfigError
+from llada_uni.evaluation.efficiency import TABLE_13, TABLE_14, measure_all
 from llada_uni.evaluation.paper import PUBLISHED, SPRINT, TURBO
 from llada_uni.evaluation.run import RunSettings, run_suite
 from llada_uni.evaluation.scenebench_tasks import run_scenebench_tasks
@@ -97,7 +98,7 @@ def run_analogue(
     seed: int = 0,
     tell: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """The same kind of measurement on SceneBench: scores with intervals, and the seconds of each run.
+    """The same kind of measurement on SceneBench: scores with intervals, for tables 13 and 14 with what they cost.
 
     Raises:
         ConfigError: ``out`` holds another run.
@@ -106,17 +107,11 @@ def run_analogue(
     if kind in ("edit", "story"):
         report = run_scenebench_tasks(model, limit=limit, seed=seed, runs=[kind])
         return {kind: report[kind], "seconds": report["seconds"]}
-    scores = {}
-    for label, options in _ANALOGUE_OPTIONS.get(table, {"": {}}).items():
-        for part in ("generation", "understanding") if kind == "both" else (kind,):
-            settings = RunSettings(seed=seed, limit=limit, options=options)
-            name = f"{part}, {label}" if label else part
-            folder = out / name.replace(", ", "-").replace(" ", "-")
-            report = run_suite(
-                find_suite(f"scenebench_{part}"), None, folder, model=model, settings=settings, tell=tell
-            )
-            scores[name] = report["score"] and {"items": report["items"], **report["score"]}
-    return scores
+    if table in _EFFICIENCY:
+        return measure_all(model, _EFFICIENCY[table], out, limit=limit, seed=seed, tell=tell)
+    settings = RunSettings(seed=seed, limit=limit)
+    report = run_suite(find_suite(f"scenebench_{kind}"), None, out / kind, model=model, settings=settings, tell=tell)
+    return {kind: report["score"] and {"items": report["items"], **report["score"]}}
 
 
 _ANALOGUES = {
@@ -124,16 +119,14 @@ _ANALOGUES = {
     "generation": "SceneBench v1, generation: pictures read by the verifier",
     "edit": "SceneBench tasks, edit",
     "story": "SceneBench tasks, story",
-    "both": "SceneBench v1 without and with SPRINT",
+    "both": "SceneBench v1 without and with SPRINT; benchmarks/efficiency.py has more rows",
+    "decoders": "SceneBench v1, generation, with both decoders; benchmarks/efficiency.py has more rows",
 }
-_ANALOGUE_OPTIONS: dict[int, dict[str, dict[str, Any]]] = {
-    13: {"plain": {}, "sprint": {"sprint": "paper"}},
-    14: {"normal decoder": {"decoder": "normal"}, "turbo decoder": {"decoder": "turbo"}},
-}
+_EFFICIENCY = {13: TABLE_13, 14: TABLE_14}
 
 
 def _kind(table: int) -> str:
-    kinds = {2: "understanding", 9: "edit", 10: "edit", 11: "edit", 12: "story", 13: "both"}
+    kinds = {2: "understanding", 9: "edit", 10: "edit", 11: "edit", 12: "story", 13: "both", 14: "decoders"}
     return kinds.get(table, "generation")
 
 

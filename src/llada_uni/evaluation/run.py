@@ -23,6 +23,7 @@ import torch
 from llada_uni.errors import ConfigError, LladaUniError
 from llada_uni.evaluation.items import BadItem, Item, JudgeError, Judges, Output, Suite, SuiteModel
 from llada_uni.evaluation.manifest import manifest, settle_manifest
+from llada_uni.evaluation.meter import Metered
 from llada_uni.evaluation.records import Journal, last_of_each, read_lines
 from llada_uni.evaluation.report import write_report
 from llada_uni.pipeline.files import write_atomic
@@ -155,16 +156,17 @@ def _performed(
         return record | {"status": BAD, "error": entry.reason}
     seeds = [item_seed(settings.seed, entry.id, sample) for sample in range(entry.samples)]
     record |= {"prompt": entry.prompt, "seeds": seeds}
-    start = time.perf_counter()
+    start, meter = time.perf_counter(), Metered(model)
     try:
         with _time_limit(settings.timeout_s):
-            text, images = suite.perform(model, entry, seeds, settings.options)
+            text, images = suite.perform(meter, entry, seeds, settings.options)
     except _TimeUp:
         return record | {"status": TIMEOUT, "error": f"no answer within {settings.timeout_s} s"}
     except LladaUniError as error:
         return record | {"status": FAILED, "error": f"{type(error).__name__}: {error}"}
     except (MemoryError, torch.OutOfMemoryError):
         return record | {"status": FAILED, "error": "out of memory; choose a smaller size or fewer samples"}
+    record |= meter.spent()
     names = _store(suite, entry, images, out)
     return record | {"status": OK, "text": text, "pictures": names, "seconds": round(time.perf_counter() - start, 3)}
 

@@ -41,13 +41,20 @@ from llada_uni.scenes.sample import sample_matching
 from llada_uni.scenes.verify import verify
 
 __all__ = [
+    "Answers",
+    "Draws",
     "Progress",
     "ceilings",
     "decoded_from_true_codes",
+    "generation_outcomes",
+    "matching_scenes",
+    "rated",
     "round_trip",
     "run_scenebench",
     "score_generation",
     "score_understanding",
+    "scores_as_dict",
+    "understanding_outcomes",
 ]
 
 _BATCH = 16
@@ -58,6 +65,22 @@ class Progress(Protocol):
     """Told after every batch: which part, items done, items in all, items right so far."""
 
     def __call__(self, part: str, done: int, total: int, correct: int) -> None: ...
+
+
+class Draws(Protocol):
+    """What makes pictures of prompts: ``LladaUni``, or a baseline; lists in, lists out."""
+
+    def generate_image(self, prompt: Any, /, **options: Any) -> Any:
+        """Prompts to results with ``.image``; ``seed`` is one per prompt."""
+        ...
+
+
+class Answers(Protocol):
+    """What answers questions about pictures; lists in, lists out."""
+
+    def understand_image(self, image: Any, question: Any, /, **options: Any) -> Any:
+        """A picture for each question, to results with ``.text``."""
+        ...
 
 
 def run_scenebench(
@@ -84,18 +107,18 @@ def run_scenebench(
     start = time.perf_counter()
     report: dict[str, Any] = {"bench": "scenebench-v1", "sha256": bench.sha256, "model": model.name, "seed": seed}
     if pictures:
-        report["generation"] = _as_dict(
+        report["generation"] = scores_as_dict(
             score_generation(model, pictures, seed=seed, progress=progress, settings=settings)
         )
         report["ceilings"] = ceilings(model, select(pictures, limit=_CEILING_ITEMS, seed=seed), seed=seed)
     if questions:
-        report["understanding"] = _as_dict(score_understanding(model, questions, seed=seed, progress=progress))
+        report["understanding"] = scores_as_dict(score_understanding(model, questions, seed=seed, progress=progress))
     report["seconds"] = round(time.perf_counter() - start, 1)
     return report
 
 
 def score_generation(
-    model: LladaUni,
+    model: Draws,
     items: Sequence[GenerationItem],
     *,
     seed: int = 0,
@@ -103,6 +126,18 @@ def score_generation(
     settings: dict[str, Any] | None = None,
 ) -> Scores:
     """One picture per prompt, seeds ``seed``, ``seed + 1``, …; read by the verifier."""
+    return score(items, generation_outcomes(model, items, seed=seed, progress=progress, settings=settings))
+
+
+def generation_outcomes(
+    model: Draws,
+    items: Sequence[GenerationItem],
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
+    settings: dict[str, Any] | None = None,
+) -> list[bool]:
+    """Whether the picture of each prompt is right, as :func:`score_generation` counts it."""
     outcomes: list[bool] = []
     options: dict[str, Any] = {} if settings is None else settings
     for begin in range(0, len(items), _BATCH):
@@ -111,13 +146,20 @@ def score_generation(
         results = model.generate_image([item.prompt for item in part], seed=seeds, **options)
         outcomes += [picture_passes(item, verify(r.image)) for item, r in zip(part, results, strict=True)]
         _tell(progress, "generation", outcomes, items)
-    return score(items, outcomes)
+    return outcomes
 
 
 def score_understanding(
-    model: LladaUni, items: Sequence[UnderstandingItem], *, seed: int = 0, progress: Progress | None = None
+    model: Answers, items: Sequence[UnderstandingItem], *, seed: int = 0, progress: Progress | None = None
 ) -> Scores:
     """One greedy answer per question about a rendered scene."""
+    return score(items, understanding_outcomes(model, items, seed=seed, progress=progress))
+
+
+def understanding_outcomes(
+    model: Answers, items: Sequence[UnderstandingItem], *, seed: int = 0, progress: Progress | None = None
+) -> list[bool]:
+    """Whether the answer to each question is right, as :func:`score_understanding` counts it."""
     outcomes: list[bool] = []
     for begin in range(0, len(items), _BATCH):
         part = items[begin : begin + _BATCH]
@@ -126,7 +168,7 @@ def score_understanding(
         )
         outcomes += [answer_passes(item, a.text) for item, a in zip(part, answers, strict=True)]
         _tell(progress, "understanding", outcomes, items)
-    return score(items, outcomes)
+    return outcomes
 
 
 def ceilings(model: LladaUni, items: Sequence[GenerationItem], *, seed: int = 0) -> dict[str, Any]:
@@ -134,14 +176,19 @@ def ceilings(model: LladaUni, items: Sequence[GenerationItem], *, seed: int = 0)
 
     ``verifier``: the render itself; ``vae``: its VAE round trip; ``decoder``: decoded from its true codes.
     """
-    scenes = [sample_matching(random.Random(f"{seed}/{item.id}"), parse(item.prompt)) for item in items]
+    scenes = matching_scenes(items, seed=seed)
     renders = [render(scene) for scene in scenes]
     routes: dict[str, Callable[[Sequence[Image.Image]], list[Image.Image]]] = {
         "verifier": list,
         "vae": lambda images: [round_trip(model, image) for image in images],
         "decoder": lambda images: decoded_from_true_codes(model, images, seed=seed),
     }
-    return {name: _rate(items, scenes, route(renders)) for name, route in routes.items()}
+    return {name: rated(items, scenes, route(renders)) for name, route in routes.items()}
+
+
+def matching_scenes(items: Sequence[GenerationItem], *, seed: int = 0) -> list[SceneGraph]:
+    """A scene that satisfies each prompt, drawn with ``seed`` and the item's id."""
+    return [sample_matching(random.Random(f"{seed}/{item.id}"), parse(item.prompt)) for item in items]
 
 
 def decoded_from_true_codes(
@@ -165,9 +212,10 @@ def round_trip(model: LladaUni, image: Image.Image) -> Image.Image:
     return to_images(vae, vae.to_model(mean))[0]
 
 
-def _rate(
+def rated(
     items: Sequence[GenerationItem], scenes: Sequence[SceneGraph], images: Sequence[Image.Image]
 ) -> dict[str, Any]:
+    """Share of pictures that satisfy their prompts, with its interval, and share read exactly as ``scenes``."""
     read = [verify(image) for image in images]
     satisfied = sum(picture_passes(item, graph) for item, graph in zip(items, read, strict=True))
     exact = sum(_same(graph, scene) for graph, scene in zip(read, scenes, strict=True))
@@ -201,7 +249,8 @@ def _tell(progress: Progress | None, part: str, outcomes: Sequence[bool], items:
         progress(part, len(outcomes), len(items), sum(outcomes))
 
 
-def _as_dict(scores: Scores) -> dict[str, Any]:
+def scores_as_dict(scores: Scores) -> dict[str, Any]:
+    """Scores ready for JSON, as reports hold them."""
     return {
         "overall": None if math.isnan(scores.overall) else scores.overall,
         "interval": list(scores.interval),

@@ -22,10 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from llada_uni.backbone.config import BackboneConfig
 from llada_uni.backbone.model import Backbone
 from llada_uni.data.block_rows import lay_out
+from llada_uni.data.causal_rows import NOTHING, lay_out_causal
 from llada_uni.data.code_pool import PoolConfig, TaskPoolConfig
 from llada_uni.data.scene_stream import draw_grid, draw_scenes
 from llada_uni.data.task_stream import TaskWriter
 from llada_uni.data.unified_stream import Writer
+from llada_uni.decoder.classes import ClassEmbedder
 from llada_uni.decoder.config import DecoderConfig, SemanticEmbedderConfig
 from llada_uni.decoder.dit import Decoder
 from llada_uni.decoder.semantic import SemanticEmbedder
@@ -37,6 +39,8 @@ from llada_uni.image_tokenizer.model import ImageTokenizer
 from llada_uni.scenes.graph import SceneGraph
 from llada_uni.scenes.tasks import Group, sample_group
 from llada_uni.training.config import TrainConfig
+from llada_uni.training.objectives.autoregressive import AutoregressiveObjectiveConfig
+from llada_uni.training.objectives.class_decoder import ClassDecoderObjectiveConfig
 from llada_uni.training.objectives.decoder import Conditioned, decoder_blocks
 from llada_uni.training.objectives.mixture import MixtureObjectiveConfig
 from llada_uni.training.objectives.picture_tokenizer import PictureTokenizerObjectiveConfig
@@ -84,7 +88,7 @@ def meta_model(config: TrainConfig, shapes: Shapes) -> nn.Module:
     """
     objective = config.objective
     with torch.device("meta"):
-        if isinstance(objective, MixtureObjectiveConfig):
+        if isinstance(objective, MixtureObjectiveConfig | AutoregressiveObjectiveConfig):
             return Backbone(objective.scenes.backbone)
         if isinstance(objective, PictureTokenizerObjectiveConfig):
             free = torch.zeros(1, dtype=torch.long)  # the number of free codes is not known; each takes little
@@ -96,6 +100,8 @@ def meta_model(config: TrainConfig, shapes: Shapes) -> nn.Module:
             return model
         if isinstance(getattr(objective, "backbone", None), BackboneConfig):
             return Backbone(objective.backbone)
+        if isinstance(objective, ClassDecoderObjectiveConfig):
+            return Conditioned(Decoder(objective.decoder), ClassEmbedder(objective.embedder))
         if isinstance(getattr(objective, "decoder", None), DecoderConfig):
             return Conditioned(Decoder(objective.decoder), SemanticEmbedder(objective.embedder))
         if hasattr(objective, "reader"):
@@ -161,14 +167,14 @@ def _zeros(graph: SceneGraph, per_code: int) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class _Documents:
-    """Means over documents: tokens, their squares (attention), masked tokens."""
+    """Means over documents: tokens, their squares (attention), masked tokens (those asked for, of a causal model)."""
 
     tokens: float
     squares: float
     masked: float
 
 
-def _documents(objective: Any, shapes: Shapes, count: int) -> _Documents:
+def _documents(objective: Any, shapes: Shapes, count: int, *, causal: bool = False) -> _Documents:
     text = load_text_tokenizer(shapes.text)
     offset = max(objective.backbone.image_token_offset, text.num_ids)  # another tokenizer may stand in for the own one
     vocab = text.vocab(text_vocab_size=offset, num_codes=objective.backbone.vocab_size)
@@ -180,6 +186,10 @@ def _documents(objective: Any, shapes: Shapes, count: int) -> _Documents:
     for point, progress in enumerate(_POINTS):
         rng = np.random.default_rng(point)
         for document in writer.documents(rng, pool, tasks, count, progress=progress):
+            if causal:
+                row = lay_out_causal(document)
+                found.append((len(row), len(row) ** 2, float((row.label != NOTHING).sum())))
+                continue
             layout = lay_out(document, vocab.special.eos)
             image = float((layout.maskable & layout.image).sum()) * _mean_ratio(objective.image_law)
             words = float((layout.maskable & ~layout.image).sum()) * _mean_ratio(objective.text_law)
@@ -194,8 +204,10 @@ def _mean_ratio(law: MaskRatioLaw) -> float:
 
 
 def _backbone_cost(config: TrainConfig, model: nn.Module, shapes: Shapes) -> StepCost:
-    shape: BackboneConfig = config.objective.backbone
-    documents = _documents(config.objective, shapes, _DOCUMENTS)
+    causal = isinstance(config.objective, AutoregressiveObjectiveConfig)
+    objective: Any = config.objective.scenes if causal else config.objective
+    shape: BackboneConfig = objective.backbone
+    documents = _documents(objective, shapes, _DOCUMENTS, causal=causal)
     count = config.batch_size
     heads = shape.num_attention_heads * shape.head_dim
     attention = 4 * heads * shape.num_hidden_layers * documents.squares
@@ -203,7 +215,7 @@ def _backbone_cost(config: TrainConfig, model: nn.Module, shapes: Shapes) -> Ste
     forward = 2 * _working_weights(model) * documents.tokens + attention + head
     inputs = documents.tokens * count * shape.hidden_size
     kept = _kept(config, documents.tokens * count * _backbone_numbers(shape), shape.num_hidden_layers, inputs)
-    masked, chunk = documents.masked * count, config.objective.logit_chunk
+    masked, chunk = documents.masked * count, objective.logit_chunk
     logits = (min(masked, chunk) if chunk else masked) * shape.vocab_size * _LOGIT_BYTES
     flops = count * (3 * forward + (head if chunk and not config.recompute else 0.0))
     return StepCost(samples=count, tokens=documents.tokens * count, flops=flops, activation_bytes=kept + logits)

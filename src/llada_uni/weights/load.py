@@ -23,6 +23,8 @@ from torch.overrides import TorchFunctionMode
 
 from llada_uni.backbone.config import BackboneConfig
 from llada_uni.backbone.model import Backbone
+from llada_uni.config import from_mapping
+from llada_uni.decoder.classes import ClassEmbedder, ClassEmbedderConfig
 from llada_uni.decoder.dit import Decoder
 from llada_uni.decoder.semantic import SemanticEmbedder
 from llada_uni.decoder.vae import VAE
@@ -33,6 +35,7 @@ from llada_uni.weights.catalog import load_package_config, resolve
 from llada_uni.weights.large import Large, blocks_of_decoder, experts_of_backbone, make_room, stream
 from llada_uni.weights.materialise import ALWAYS_FLOAT32, Offload, Quantize, Target, materialise
 from llada_uni.weights.parts import (
+    CLASSES_FOLDER,
     DECODER_FOLDERS,
     SEMANTIC_FILE,
     Variant,
@@ -59,6 +62,7 @@ __all__ = [
     "check_checkpoint",
     "load_backbone",
     "load_backbone_config",
+    "load_class_embedder",
     "load_decoder",
     "load_decoder_config",
     "load_geometry",
@@ -141,6 +145,15 @@ def load_semantic_embedder(
     config = load_semantic_embedder_config(root)
     store = semantic_store(root)
     return _load(lambda: SemanticEmbedder(config), store, _target(dtype, device))
+
+
+def load_class_embedder(
+    directory: Path | str, *, dtype: torch.dtype | str | None = None, device: torch.device | str = "cpu"
+) -> ClassEmbedder:
+    """Classes of cells to the condition of a class-conditional decoder. Errors as for :func:`load_backbone`."""
+    folder = resolve(directory) / CLASSES_FOLDER
+    config = from_mapping(ClassEmbedderConfig, read_config(folder / "config.json"), source=str(folder / "config.json"))
+    return _load(lambda: ClassEmbedder(config), open_folder(folder), _target(dtype, device))
 
 
 def load_decoder(

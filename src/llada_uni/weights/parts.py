@@ -21,6 +21,7 @@ from llada_uni.weights.catalog import PACKAGE_FILE, load_package_config, resolve
 from llada_uni.weights.store import TensorStore, open_file, open_folder, open_pickle
 
 __all__ = [
+    "CLASSES_FOLDER",
     "DECODER_FOLDERS",
     "FP8_FLAG",
     "SEMANTIC_FILE",
@@ -44,6 +45,7 @@ ConfigT = TypeVar("ConfigT")
 Variant = Literal["normal", "turbo"]
 
 DECODER_FOLDERS: Mapping[Variant, str] = {"normal": "decoder", "turbo": "decoder-turbo"}
+CLASSES_FOLDER = "classes"
 SEMANTIC_FILE = "sigvq_embedding.safetensors"
 SEMANTIC_PICKLE = "sigvq_embedding.pt"
 FP8_FLAG = "use_fp8_experts"

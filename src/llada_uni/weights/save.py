@@ -18,6 +18,7 @@ from torch import Tensor
 
 from llada_uni.backbone.model import Backbone
 from llada_uni.config import to_mapping
+from llada_uni.decoder.classes import ClassEmbedder
 from llada_uni.decoder.dit import Decoder
 from llada_uni.decoder.semantic import SemanticEmbedder
 from llada_uni.decoder.vae import VAE
@@ -28,7 +29,7 @@ from llada_uni.vocab import TextTokenizer
 from llada_uni.weights.catalog import PACKAGE_FILE, PackageConfig
 from llada_uni.weights.files import Writer, json_writer, replacing, text_writer, write_files
 from llada_uni.weights.keys import ExpertLayout, stored_backbone
-from llada_uni.weights.parts import DECODER_FOLDERS, FP8_FLAG, SEMANTIC_FILE, SEMANTIC_PICKLE, Variant
+from llada_uni.weights.parts import CLASSES_FOLDER, DECODER_FOLDERS, FP8_FLAG, SEMANTIC_FILE, SEMANTIC_PICKLE, Variant
 from llada_uni.weights.quantize import FP8
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "check_replaceable",
     "save_backbone",
     "save_checkpoint",
+    "save_class_embedder",
     "save_decoder",
     "save_image_tokenizer",
     "save_package_config",
@@ -143,6 +145,14 @@ def save_semantic_embedder(
     folder = Path(directory) / "image_tokenizer"
     writer = _shard_writer(list(embedder.state_dict().items()), dtype)
     write_files(folder, {SEMANTIC_FILE: writer}, obsolete=[folder / SEMANTIC_PICKLE])
+
+
+def save_class_embedder(
+    directory: Path | str, embedder: ClassEmbedder, *, dtype: torch.dtype | None = torch.bfloat16
+) -> None:
+    """Write ``classes/``, the condition of a class-conditional decoder. Errors as for :func:`save_backbone`."""
+    state, mapping = embedder.state_dict().items(), to_mapping(embedder.config)
+    _save_folder(Path(directory) / CLASSES_FOLDER, state, mapping, dtype=dtype, max_shard_bytes=DEFAULT_SHARD_BYTES)
 
 
 def save_decoder(

@@ -6,6 +6,7 @@ import json
 import string
 from collections.abc import Callable
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ _WANTS = {
     "count": "Answer with one number.",
     "short": "Answer with a word or a short phrase.",
 }
+_LETTERS = string.ascii_uppercase
 _DATA = (
-    "a .jsonl, .json or .tsv file of questions (id, image or images, question, answer or answers, options or A to H, "
+    "a .jsonl, .json or .tsv file of questions (id, image or images, question, answer or answers, options or A to Z, "
     "category); pictures are files beside it, in a folder images/, or base64"
 )
 
@@ -46,8 +48,7 @@ def _item(entry: Entry, index: int, *, root: Path, kind: str) -> Item:
     options = _options(entry)
     question = text_of(first_of(entry, _QUESTION)).replace("<image>", "").strip()
     if kind == "choice":
-        if len(options) < 2:
-            raise ValueError("expected at least two options")
+        _check_options(entry, options)
         question += "\n" + "\n".join(f"{letter}. {option}" for letter, option in options.items())
     return Item(
         id=str(next((entry[name] for name in _ID if entry.get(name) not in (None, "")), index)),
@@ -59,12 +60,30 @@ def _item(entry: Entry, index: int, *, root: Path, kind: str) -> Item:
 
 
 def _options(entry: Entry) -> dict[str, str]:
+    given = _listed(entry)
+    if given is not None:
+        return dict(zip(_LETTERS, (str(one) for one in given), strict=False))
+    present = [letter for letter in _LETTERS if entry.get(letter) not in (None, "")]
+    further = takewhile(lambda pair: pair[0] == pair[1], zip(_LETTERS, present, strict=False))
+    whole = {letter for letter, _ in further} | set("ABCDEFGH")  # a lone field beyond H is something else
+    return {letter: str(entry[letter]) for letter in present if letter in whole}
+
+
+def _listed(entry: Entry) -> list[Any] | None:
+    """The field ``options`` as a list, None where options are fields of their own."""
     given = entry.get("options")
     if isinstance(given, str) and given.startswith("["):
         given = json.loads(given)
-    if isinstance(given, list):
-        return dict(zip(string.ascii_uppercase, (str(one) for one in given), strict=False))
-    return {letter: str(entry[letter]) for letter in "ABCDEFGH" if entry.get(letter) not in (None, "")}
+    return given if isinstance(given, list) else None
+
+
+def _check_options(entry: Entry, options: dict[str, str]) -> None:
+    """Options that cannot all be named by a letter make a bad item: none is left out."""
+    count = len(_listed(entry) or options)
+    if count < 2:
+        raise ValueError("expected at least two options")
+    if count > len(_LETTERS):
+        raise ValueError(f"expected at most {len(_LETTERS)} options, one per letter, got {count}")
 
 
 def _answers(entry: Entry, kind: str, options: dict[str, str]) -> list[str]:

@@ -58,6 +58,7 @@ __all__ = [
     "CodePoolJob",
     "MaskedTokens",
     "balanced",
+    "buckets",
     "masked_losses",
     "noised",
     "row_positions",
@@ -171,13 +172,13 @@ class BackboneObjective:
     ) -> None:
         self.config = config
         self.model = model
-        self.writer, self.pool, self.tokenizer, self._tasks = writer, pool, tokenizer, tasks
+        self.writer, self.pool, self.tokenizer, self.tasks = writer, pool, tokenizer, tasks
         self._loads: Tensor | None = None
 
     def batch(self, draw: Draw) -> Batch:
         """Packed rows with noise already drawn; see ``data.block_rows.collate`` and :func:`noised`."""
         documents = TaskWriter(writer=self.writer).documents(
-            draw.numpy("documents"), self.pool, self._tasks, draw.size, progress=draw.progress
+            draw.numpy("documents"), self.pool, self.tasks, draw.size, progress=draw.progress
         )
         return self.rows(documents, draw.torch("masks"))
 
@@ -392,7 +393,7 @@ def masked_losses(
     model: Backbone, batch: Mapping[str, Tensor], num_buckets: int = 1, *, logit_chunk: int = 0, entropies: bool = False
 ) -> MaskedTokens:
     """Runs the model on rows grouped by length, so that short rows carry little padding, and scores masked tokens."""
-    parts = [_bucket_losses(model, part, logit_chunk, entropies) for part in _buckets(batch, num_buckets)]
+    parts = [_bucket_losses(model, part, logit_chunk, entropies) for part in buckets(batch, num_buckets)]
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0] if name != "loads"}
     return MaskedTokens(**joined, loads=torch.stack([part["loads"] for part in parts]).sum(0))
 
@@ -430,7 +431,7 @@ def _scored(
     return losses, logits.detach().argmax(-1), entropy
 
 
-def _buckets(batch: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
+def buckets(batch: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
     """Rows in ``count`` groups of similar length, each cut to its longest row."""
     lengths = (batch["document"] >= 0).sum(1)
     order = lengths.argsort(stable=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from llada_uni.data.latent_pool import LatentPool
 from llada_uni.data.picture_pool import PicturePool
 from llada_uni.data.record_pictures import load_pictures
 from llada_uni.data.scene_stream import draw_scenes, pictures, to_unit
+from llada_uni.decoder.classes import ClassEmbedder
 from llada_uni.decoder.config import DecoderConfig, SemanticEmbedderConfig
 from llada_uni.decoder.dit import Decoder
 from llada_uni.decoder.semantic import SemanticEmbedder
@@ -38,8 +40,10 @@ __all__ = [
     "Conditioned",
     "DecoderObjective",
     "DecoderObjectiveConfig",
+    "FlowBatches",
     "FlowData",
     "FlowDataConfig",
+    "FlowRules",
     "Judge",
     "Sampler",
     "decoder_blocks",
@@ -120,9 +124,9 @@ class FlowData:
 
 
 class Conditioned(nn.Module):
-    """Embedder and decoder as one trained thing."""
+    """Embedder and decoder as one trained thing; the embedder reads codes, or classes in their place."""
 
-    def __init__(self, decoder: Decoder, embedder: SemanticEmbedder) -> None:
+    def __init__(self, decoder: Decoder, embedder: SemanticEmbedder | ClassEmbedder) -> None:
         super().__init__()
         self.decoder, self.embedder = decoder, embedder
 
@@ -152,22 +156,39 @@ class DecoderObjectiveConfig:
         """Fresh networks (or those of checkpoint ``warm``) and the pool of latents."""
         tokenizer, vae = frozen(resources.out, "image_tokenizer"), frozen(resources.out, "vae")
         torch.manual_seed(seed)
-        model = Conditioned(Decoder(self.decoder), SemanticEmbedder(self.embedder))
+        decoder, embedder = Decoder(self.decoder), SemanticEmbedder(self.embedder)
         if self.codebook_start:
-            start_embedder(model.embedder, tokenizer.codebook)
-        warm_start(model.decoder, self.warm, "decoder", resources)
-        warm_start(model.embedder, self.warm, "semantic_embedder", resources)
+            start_embedder(embedder, tokenizer.codebook)
+        warm_start(decoder, self.warm, "decoder", resources)
+        warm_start(embedder, self.warm, "semantic_embedder", resources)
         if self.renew and self.warm is not None:
             old = frozen(resources.out if self.warm == "out" else resolve(self.warm), "image_tokenizer")
-            renew_rows(model.embedder.prior_token_embedding.weight, old.codebook, tokenizer.codebook)
-        data = FlowData(self.data, resources, tokenizer, vae)
+            renew_rows(embedder.prior_token_embedding.weight, old.codebook, tokenizer.codebook)
+        data, model = FlowData(self.data, resources, tokenizer, vae), Conditioned(decoder, embedder)
         return DecoderObjective(self, model, data, Judge(tokenizer=tokenizer, vae=vae, held_out=data.held_out))
+
+
+class FlowRules(Protocol):
+    """What this objective reads of its configuration: the law of the training time, and how it is evaluated."""
+
+    @property
+    def time(self) -> TimeLaw: ...
+    @property
+    def eval_pictures(self) -> int: ...
+    @property
+    def eval_steps(self) -> int: ...
+
+
+class FlowBatches(Protocol):
+    """Batches of latents with what conditions them, see :meth:`FlowData.batch`."""
+
+    def batch(self, draw: Draw) -> dict[str, Tensor]: ...
 
 
 class DecoderObjective:
     """Velocity of the straight path from noise to latents."""
 
-    def __init__(self, config: DecoderObjectiveConfig, model: Conditioned, data: FlowData, judge: Judge) -> None:
+    def __init__(self, config: FlowRules, model: Conditioned, data: FlowBatches, judge: Judge) -> None:
         self.config, self.model, self._data, self._judge = config, model, data, judge
 
     def batch(self, draw: Draw) -> Batch:
@@ -219,6 +240,7 @@ class DecoderObjective:
     def export(self, directory: Path) -> None:
         """Writes ``decoder/`` and the semantic embedder."""
         save_decoder(directory, self.model.decoder, "normal")
+        assert isinstance(self.model.embedder, SemanticEmbedder)
         save_semantic_embedder(directory, self.model.embedder)
 
 
@@ -257,11 +279,15 @@ class Sampler:
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """Compares decoded pictures of fresh scenes with their renders, and of ``held_out`` pictures with themselves."""
+    """Compares decoded pictures of fresh scenes with their renders, and of ``held_out`` pictures with themselves.
+
+    ``given`` makes what the sampler gets of scenes [N, h, w, ...]; None = the codes of their renders.
+    """
 
     tokenizer: ImageTokenizer
     vae: VAE
     held_out: np.ndarray | None = None
+    given: Callable[[Sequence[SceneGraph]], np.ndarray] | None = None
 
     @torch.no_grad()
     def score(self, sampler: Sampler, seed: int, count: int) -> Metrics:
@@ -273,8 +299,8 @@ class Judge:
         device = next(sampler.model.parameters()).device
         self.vae.to(device)
         target = to_unit(images).to(device)
-        codes = torch.from_numpy(encode_pictures(self.tokenizer, images).astype("int64")).to(device)
-        factor = target.shape[-1] // self.vae.config.factor // codes.shape[-1]
+        codes = self._codes(graphs, images).to(device)
+        factor = target.shape[-1] // self.vae.config.factor // codes.shape[2]
         latents = sampler(codes, self.vae.config.latent_channels, factor, seed)
         ceiling = self.vae.decode(self.vae.encode(target)[0])
         output = self.vae.decode(self.vae.from_model(latents))
@@ -293,25 +319,30 @@ class Judge:
         images = self.held_out[:: max(len(self.held_out) // count, 1)][:count]
         target = to_unit(images).to(next(sampler.model.parameters()).device)
         ceiling = self.vae.decode(self.vae.encode(target)[0])
-        output = self._decoded(sampler, images, seed)
+        output = self._decoded(sampler, self._codes((), images), images, seed)
         return {"psnr_pictures": self._psnr(output, target), "psnr_pictures_ceiling": self._psnr(ceiling, target)}
 
-    def _decoded(self, sampler: Sampler, images: np.ndarray, seed: int) -> Tensor:
+    def _codes(self, graphs: Sequence[SceneGraph], images: np.ndarray) -> Tensor:
+        """Codes [N, h, w] of renders uint8 [N, H, W, 3], or what ``given`` makes of the scenes they show."""
+        found = encode_pictures(self.tokenizer, images) if self.given is None else self.given(graphs)
+        return torch.from_numpy(found.astype("int64"))
+
+    def _decoded(self, sampler: Sampler, codes: Tensor, images: np.ndarray, seed: int) -> Tensor:
         """Pictures [N, 3, H, W] from the codes of pictures uint8 [N, H, W, 3]."""
         device = next(sampler.model.parameters()).device
-        codes = torch.from_numpy(encode_pictures(self.tokenizer, images).astype("int64")).to(device)
-        factor = images.shape[1] // self.vae.config.factor // codes.shape[-2]
-        latents = sampler(codes, self.vae.config.latent_channels, factor, seed)
+        factor = images.shape[1] // self.vae.config.factor // codes.shape[1]
+        latents = sampler(codes.to(device), self.vae.config.latent_channels, factor, seed)
         return self.vae.to(device).decode(self.vae.from_model(latents))
 
     @torch.no_grad()
     def samples(self, sampler: Sampler, seed: int, count: int) -> np.ndarray:
         """Renders of fresh scenes above pictures decoded from their codes, uint8 [2, count, H, W, 3]."""
         rng = Draw(seed=seed, step=1, size=count).numpy("evaluation")
-        images = pictures(draw_scenes(rng, count, (8, 8), held_out=None))
+        graphs = draw_scenes(rng, count, (8, 8), held_out=None)
+        images = pictures(graphs)
         if self.held_out is not None:
             images = self.held_out[:: max(len(self.held_out) // count, 1)][:count]
-        return np.stack([images, to_pixels(self._decoded(sampler, images, seed))])
+        return np.stack([images, to_pixels(self._decoded(sampler, self._codes(graphs, images), images, seed))])
 
     @staticmethod
     def _psnr(output: Tensor, target: Tensor) -> float:
