@@ -199,8 +199,10 @@ def test_in_a_mixed_block_earlier_segments_stand_and_later_ones_are_hidden() -> 
     at_work: dict[int, int] = {}
     for seed in range(60):
         table = rows([mixed_document(seed)], law=half, seed=seed)
-        fields = (table[name][0] for name in ("position", "noise", "turn", "masked", "maskable"))
-        position, noise, turn, masked, maskable = fields
+        fields = (table[name][0] for name in ("position", "noise", "turn", "maskable"))
+        position, noise, turn, maskable = fields
+        masked, asked = table["noisy_ids"][0] == MASK, table["masked"][0]
+        assert not (asked & ~masked).any()
         for block in position[noise >= 0].unique().div(8, rounding_mode="floor").unique().tolist():
             own = (position // 8 == block) & maskable
             shares = [float(masked[own & (turn == k)].float().mean()) for k in turn[own].unique().tolist()]
@@ -208,6 +210,10 @@ def test_in_a_mixed_block_earlier_segments_stand_and_later_ones_are_hidden() -> 
                 state = [0.0 if share == 0 else 1.0 if share == 1 else 0.5 for share in shares]
                 assert state == sorted(state)
                 assert sum(value == 0.5 for value in state) <= 1
+                first = state.index(0.5) if 0.5 in state else None
+                for k in turn[own].unique().tolist() if first is not None else ():
+                    here = own & (turn == k)
+                    assert (asked[here] == (masked[here] if k == first else False)).all(), "only what is at work"
                 at_work[state.count(0.0)] = at_work.get(state.count(0.0), 0) + 1
     assert len(at_work) >= 3, "every segment has its turn"
 
@@ -253,7 +259,7 @@ def test_what_stands_clean_or_wholly_masked_stays_so_beside_hidden_ids() -> None
     branch = Branch(prompt=(), target=(9,) * 8, segments=parts, hidden=(True, True, *[False] * 6))
     half = MaskRatioLaw(low=0.5, high=0.5, full_share=0.0)
     table = collate([lay_out(Document(branches=(branch,), block_length=8), EOS) for _ in range(40)], 1, EOS)
-    masked = noised(table, half, half, MASK, torch.Generator().manual_seed(0))["masked"]
+    masked = noised(table, half, half, MASK, torch.Generator().manual_seed(0))["noisy_ids"] == MASK
     at_work = masked[:, 4:8].all(1) & masked[:, :2].all(1)
     assert at_work.any()
     assert not masked[~at_work][:, :4].any(), "the words are at work, the picture before them stands"

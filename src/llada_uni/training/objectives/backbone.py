@@ -316,7 +316,8 @@ def noised(
     Tokens marked as hidden are masked, unless their ratio is 0; the ratio of other tokens beside them (of the same
     number in ``noise``) is smaller, so that something is left to see. A second view of a block masks exactly what the
     first left visible. Of a block with several segments one is at work: those before it stand clean, those after it are
-    wholly masked.
+    wholly masked but not asked for (``masked`` is False there), since nothing is written over the head of what comes
+    before it.
     """
     noise, image = rows["noise"], rows["image"]
     num_noises = int(noise.max()) + 1
@@ -326,7 +327,7 @@ def noised(
     for law, chosen in ((image_law, is_image), (text_law, ~is_image)):
         if chosen.any():
             ratios[chosen] = block_mask_ratios(int(chosen.sum()), law, generator)
-    ratios = _in_order(rows, ratios, generator)
+    ratios, waiting = _in_order(rows, ratios, generator)
     maskable = rows["maskable"]
     ratio = torch.where(noise >= 0, ratios[noise.clamp_min(0)], 0.0)
     first = maskable & (rows["stream"] == 1)
@@ -335,7 +336,7 @@ def noised(
     if int(rows["stream"].max()) > 1:
         masked = masked | _second_view(rows, masked)
         noisy = rows["ids"].masked_fill(masked, mask_id)
-    return {**rows, "noisy_ids": noisy, "masked": masked}
+    return {**rows, "noisy_ids": noisy, "masked": masked & ~(waiting[noise.clamp_min(0)] & (noise >= 0))}
 
 
 def _with_hidden(rows: Mapping[str, Tensor], ratio: Tensor) -> Tensor:
@@ -346,17 +347,17 @@ def _with_hidden(rows: Mapping[str, Tensor], ratio: Tensor) -> Tensor:
     return torch.where(drawn & hidden, 1.0, torch.where(drawn & beside, ratio * _BESIDE_HIDDEN, ratio))
 
 
-def _in_order(rows: Mapping[str, Tensor], ratios: Tensor, generator: torch.Generator) -> Tensor:
-    """Ratios [N] with 0 before and 1 after the segment at work in each block that holds several."""
+def _in_order(rows: Mapping[str, Tensor], ratios: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Ratios [N] with 0 before and 1 after the segment at work in each block that holds several; which come after."""
     turn = torch.zeros(len(ratios), dtype=torch.long)
     known = rows["noise"] >= 0
     turn[rows["noise"][known]] = rows["turn"][known]
     if not turn.any():
-        return ratios
+        return ratios, turn > 0
     first = torch.arange(len(turn)) - turn
     num_segments = torch.bincount(first, minlength=len(turn))
     at_work = (torch.rand(len(turn), generator=generator) * num_segments).long()[first]
-    return torch.where(turn < at_work, 0.0, torch.where(turn > at_work, 1.0, ratios))
+    return torch.where(turn < at_work, 0.0, torch.where(turn > at_work, 1.0, ratios)), turn > at_work
 
 
 def _second_view(rows: Mapping[str, Tensor], masked: Tensor) -> Tensor:

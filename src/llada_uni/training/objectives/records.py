@@ -257,17 +257,16 @@ def noised_rows(
     What of a layout is masked depends on it and its generator only.
     """
     rows = collate(layouts, capacity, special.eos)
-    masked = torch.zeros_like(rows["maskable"])
+    masked, noisy = torch.zeros_like(rows["maskable"]), rows["ids"].clone()
     for index, row in enumerate(pack([len(layout) for layout in layouts], capacity)):
         start = 0
         for number in row:
             single = collate([layouts[number]], 1, special.eos)
             end = start + len(layouts[number])
-            masked[index, start:end] = noised(single, image_law, text_law, special.mask, generators[number])["masked"][
-                0
-            ]
+            drawn = noised(single, image_law, text_law, special.mask, generators[number])
+            masked[index, start:end], noisy[index, start:end] = drawn["masked"][0], drawn["noisy_ids"][0]
             start = end
-    return {**rows, "masked": masked, "noisy_ids": rows["ids"].masked_fill(masked, special.mask)}
+    return {**rows, "masked": masked, "noisy_ids": noisy}
 
 
 def _branch_weights(layouts: Sequence[Layout], capacity: int, weights: Sequence[float]) -> Tensor:
