@@ -44,9 +44,10 @@ def test_logits_equal_those_of_the_cpu(models: tuple[LladaUni, LladaUni]) -> Non
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_grouped_experts_equal_looped_ones_forward_and_backward(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("fast", ["grouped", "dense"])
+def test_fast_experts_equal_looped_ones_forward_and_backward(fast: str, dtype: torch.dtype) -> None:
     losses, gradients = [], []
-    for experts in ("grouped", "loop"):
+    for experts in (fast, "loop"):
         model = tiny_backbone(experts).to(dtype)
         ids = torch.arange(96, device="cuda").view(2, 48)
         logits = model(ids, torch.arange(48, device="cuda").expand(2, 48), None)
