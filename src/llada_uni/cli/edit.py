@@ -33,6 +33,7 @@ def edit(
     as_json: opt.Json = False,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    engine: opt.Engine = None,
     crop: opt.Crop = "cover",
     steps_per_block: opt.StepsPerBlock = None,
     guidance_text: opt.GuidanceText = None,
@@ -52,7 +53,7 @@ def edit(
     from llada_uni.cli.loading import open_model
     from llada_uni.cli.progress import follow
 
-    pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
+    pipeline = open_model(model, revision=revision, device=device, dtype=dtype, engine=engine)
     options: dict[str, Any] = {
         "height": height,
         "width": width,
@@ -68,5 +69,5 @@ def edit(
         "keep_ratio": keep_ratio,
         "crop": crop,
     }
-    (result,) = follow(pipeline.stream_edit(images, instruction, **options))
+    (result,) = follow(pipeline.stream_edit(images, instruction, granularity="block", **options))
     write_picture(result, output, path, stem=instruction, as_json=as_json)

@@ -33,6 +33,7 @@ def generate(
     as_json: opt.Json = False,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    engine: opt.Engine = None,
     steps_per_block: opt.StepsPerBlock = None,
     guidance_scale: opt.GuidanceScale = None,
     confidence_threshold: opt.ConfidenceThreshold = None,
@@ -54,7 +55,7 @@ def generate(
 
     from llada_uni.cli.loading import open_model
 
-    pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
+    pipeline = open_model(model, revision=revision, device=device, dtype=dtype, engine=engine)
     events = pipeline.stream_image(
         words,
         height=height,
@@ -72,6 +73,7 @@ def generate(
         thinking_tokens=thinking_tokens,
         thinking_temperature=thinking_temperature,
         thinking_top_p=thinking_top_p,
+        granularity="block" if film_path is None else "step",
     )
     result, write_film = follow_filmed(pipeline, events, film_path)
     write_picture(result, output, path, stem=words, as_json=as_json)

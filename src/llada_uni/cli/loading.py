@@ -11,12 +11,14 @@ if TYPE_CHECKING:
 __all__ = ["open_model", "use_all_cores"]
 
 
-def open_model(model: str, *, revision: str | None, device: str, dtype: str | None) -> LladaUni:
-    """The pipeline behind ``--model``, ``--revision``, ``--device`` and ``--dtype``."""
+def open_model(
+    model: str, *, revision: str | None, device: str, dtype: str | None, engine: str | None = None
+) -> LladaUni:
+    """The pipeline behind ``--model``, ``--revision``, ``--device``, ``--dtype`` and ``--engine``."""
     from llada_uni.pipeline import LladaUni
 
     use_all_cores()
-    return LladaUni.from_pretrained(model, revision=revision, device=device, dtype=dtype)
+    return LladaUni.from_pretrained(model, revision=revision, device=device, dtype=dtype, engine=engine)
 
 
 def use_all_cores() -> None:

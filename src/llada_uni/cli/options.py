@@ -14,6 +14,7 @@ __all__ = [
     "Decoder",
     "Device",
     "Dtype",
+    "Engine",
     "Film",
     "GuidanceImage",
     "GuidanceScale",
@@ -76,6 +77,12 @@ Dtype = Annotated[
         metavar="float32|bfloat16|float16",
         help="Number format (float32 on CPU, bfloat16 on CUDA when not given).",
         rich_help_panel=COMMON,
+    ),
+]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine", metavar="usual|captured|compiled", help="What drives the backbone.", rich_help_panel=COMMON
     ),
 ]
 Film = Annotated[

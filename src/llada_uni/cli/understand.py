@@ -35,6 +35,7 @@ def understand(
     as_json: opt.Json = False,
     device: opt.Device = "auto",
     dtype: opt.Dtype = None,
+    engine: opt.Engine = None,
     steps_per_block: opt.StepsPerBlock = None,
     confidence_threshold: opt.ConfidenceThreshold = None,
     temperature: opt.Temperature = None,
@@ -51,7 +52,7 @@ def understand(
     from llada_uni.cli.loading import open_model
     from llada_uni.cli.progress import follow
 
-    pipeline = open_model(model, revision=revision, device=device, dtype=dtype)
+    pipeline = open_model(model, revision=revision, device=device, dtype=dtype, engine=engine)
     events = pipeline.stream_answer(
         images,
         question,
@@ -64,6 +65,7 @@ def understand(
         keep_ratio=keep_ratio,
         raw=raw,
         system=system,
+        granularity="block",
     )
     (result,) = follow(events)
     write_answer(result, path, inputs[:-1], as_json=as_json)

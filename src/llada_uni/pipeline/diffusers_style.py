@@ -258,7 +258,9 @@ def _shown(results: list[ImageResult], output_type: str) -> LladaUniPipelineOutp
 
 def _moved(networks: Networks, place: torch.device, dtype: torch.dtype) -> Networks:
     if dtype != networks.dtype:
-        return Networks(networks.directory, name=networks.name, device=place, dtype=dtype)
+        moved = Networks(networks.directory, name=networks.name, device=place, dtype=dtype)
+        moved.engine = networks.engine
+        return moved
     for module in networks.modules().values():
         module.to(place)
     networks.device = place

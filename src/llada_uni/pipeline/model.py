@@ -17,6 +17,7 @@ from llada_uni.grid import Geometry
 from llada_uni.image_tokenizer.images import ImageSource, for_understanding, load_image, resize_to_cover_and_crop
 from llada_uni.pipeline.checks import as_items, as_list, paired, resolve_seeds
 from llada_uni.pipeline.conversation import Conversation
+from llada_uni.pipeline.engines import check_engine
 from llada_uni.pipeline.halves import draw_codes
 from llada_uni.pipeline.networks import Networks
 from llada_uni.pipeline.perform import perform
@@ -75,6 +76,7 @@ class LladaUni(RegionMethods):
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         adapter: str | Path | Sequence[str | Path] | None = None,
+        engine: str | None = None,
     ) -> LladaUni:
         """Open a checkpoint: ``"nano"`` (inside the package), a model id on the hub, or a directory.
 
@@ -84,6 +86,8 @@ class LladaUni(RegionMethods):
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None or ``"auto"`` takes CUDA where there is one.
             dtype: ``"float32"`` (default on CPU), ``"bfloat16"`` (default elsewhere), ``"float16"`` or ``"float64"``.
             adapter: directory of an adapter, or several; each is merged into its network when that is loaded.
+            engine: ``"usual"`` (default), ``"captured"`` (a block of ids at a time on the device, recorded as CUDA
+                graphs there) or ``"compiled"`` (the same through ``torch.compile``); same ids up to rounding.
 
         Raises:
             CheckpointError: no such model or adapter, or an incomplete or inconsistent one.
@@ -91,11 +95,13 @@ class LladaUni(RegionMethods):
             ResourceError: no such device.
             ConfigError: a configuration file or an argument is not valid.
         """
-        place = resolve_device(_automatic(device))
+        place, writes = resolve_device(_automatic(device)), check_engine(engine)
         directory = resolve(name_or_dir, revision)
         adapters = [Path(one) for one in ([adapter] if isinstance(adapter, (str, Path)) else adapter or ())]
         kind = resolve_dtype(dtype, place)
-        return cls(Networks(directory, name=str(name_or_dir), device=place, dtype=kind, adapters=adapters))
+        networks = Networks(directory, name=str(name_or_dir), device=place, dtype=kind, adapters=adapters)
+        networks.engine = writes
+        return cls(networks)
 
     def save_pretrained(self, directory: str | Path, *, dtype: torch.dtype | None = None) -> Path:
         """Write the checkpoint to ``directory``, completely or not at all.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from llada_uni.pipeline.engines import EngineName, Engines
 from llada_uni.weights import load
 from llada_uni.weights.adapters import apply_adapter, open_adapter
 from llada_uni.weights.catalog import PackageConfig, load_package_config
@@ -37,7 +38,10 @@ class Networks:
 
     ``name`` is what the checkpoint was opened as and is reported with results. ``load_s`` is the time spent loading so
     far, in seconds. ``adapters`` are directories of adapters, which are merged into a network when it is loaded.
+    ``engine`` writes the ids.
     """
+
+    engine: EngineName = "usual"
 
     def __init__(
         self, directory: Path, *, name: str, device: torch.device, dtype: torch.dtype, adapters: Sequence[Path] = ()
@@ -51,6 +55,7 @@ class Networks:
         self.max_positions: int = load.load_backbone_config(directory).max_position_embeddings
         self.preprocessor: PreprocessorConfig = load.load_preprocessor(directory)
         self.load_s = 0.0
+        self.engines = Engines()
         self._decoders: dict[str, Decoder] = {}
         self._adapters: dict[str, list[Path]] = {}
         for path in adapters:

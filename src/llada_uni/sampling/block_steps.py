@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -125,11 +125,17 @@ def block_step(
         column = torch.arange(ids.shape[1], device=ids.device)
         positions = network.positions(ids, column >= ids.shape[1] - count[:, None], first)
     hidden = network.hidden(ids, positions, start, count, state.shift, block_length=length, visible=visible)
-    branches: Tensor = hidden[:, -length:].unflatten(0, (num_rows, -1))
+    branches = _by_row(hidden[:, -length:], num_rows)
     draws = _draws(state) if rules.sampling.temperature > 0 else None
     choice = choose_from_hidden(branches, network.logits, network.vocab_size, rules, draws)
     commit = _commit(state, choice.confidence, rules.sampling)
     _write(state, choice.ids, choice.confidence, commit)
+
+
+def _by_row(values: Tensor, num_rows: int) -> Tensor:
+    """A view [B, branches, ...] of [R, ...]."""
+    view: Any = values
+    return cast(Tensor, view.unflatten(0, (num_rows, -1)))
 
 
 def _draws(state: BlockState) -> Tensor:
@@ -155,7 +161,7 @@ def _commit(state: BlockState, confidence: Tensor, sampling: Sampling) -> Tensor
 def _write(state: BlockState, chosen: Tensor, confidence: Tensor, commit: Tensor) -> None:
     """Put committed ids into every branch, and find out which rows are done."""
     block = state.ids[:, -state.open.shape[1] :]
-    branches: Tensor = block.unflatten(0, (commit.shape[0], -1))
+    branches = _by_row(block, commit.shape[0])
     branches.copy_(torch.where(commit[:, None], chosen[:, None], branches))
     state.open.logical_and_(~commit)
     state.step.add_((~state.done).long())
