@@ -107,5 +107,5 @@ def test_weights_that_move_are_seen(checkpoint: Path) -> None:
 
 
 def test_an_unknown_engine_is_one_line(checkpoint: Path) -> None:
-    with pytest.raises(ConfigError, match="engine: expected one of usual, captured, compiled, got 'fast'"):
+    with pytest.raises(ConfigError, match="engine: expected one of usual, captured, got 'fast'"):
         LladaUni.from_pretrained(checkpoint, engine="fast")

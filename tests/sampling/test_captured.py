@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import pytest
@@ -18,8 +18,9 @@ from llada_uni.diffusion.sprint import Sprint
 from llada_uni.errors import CheckpointError
 from llada_uni.grid import TokenGrid
 from llada_uni.protocols import BlockDone, Event, Finished, Guidance, IdSet, Request, Sampling, Timings
+from llada_uni.sampling import captured
 from llada_uni.sampling.block_sampler import generate
-from llada_uni.sampling.captured import CapturedSampler, unsupported
+from llada_uni.sampling.captured import CapturedSampler, _Recorder, unsupported
 from llada_uni.testing.tiny import tiny_backbone
 
 
@@ -184,3 +185,35 @@ def test_positions_of_a_batch_are_those_of_its_rows() -> None:
             own = ids[row, 20 - length :]
             expected = aligned_positions(own, 2, every, first=int(first[row]))
             assert torch.equal(found[row, 20 - length :], expected)
+
+
+class Replayed:
+    """Stands for a CUDA graph on a machine without one: replays the very step it was recorded from."""
+
+    def __init__(self, step: Callable[[], None]) -> None:
+        self.replay = step
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recording as on CUDA: fixed addresses, empty seats, and a first step that is kept; with few places at a time."""
+    monkeypatch.setattr(captured, "_PLACES", 8)
+    monkeypatch.setattr(_Recorder, "_record", lambda self, state, step: Replayed(step))
+
+
+@pytest.mark.usefixtures("recorded")
+def test_recordings_serve_every_later_step_of_their_kind() -> None:
+    """A replay knows nothing but the addresses it was recorded with, so whatever the key leaves out would show."""
+    for seed in range(6):
+        source = random.Random(seed)
+        model = tiny_backbone(seed, vocab=VOCAB, dtype=torch.float64, picture_alignment=source.choice([0, 8]))
+        sampler = CapturedSampler(SlotBackbone(model), record=True, most_rows=4)
+        for turn in range(4):
+            one = varied(source, random_request(source))
+            requests = [replace(one, seed=turn)] * source.randint(1, 5) + batch(source.randint(1, 3), seed=turn)
+            for order in ("confidence", "sequential"):
+                requests.append(replace(one, sampling=replace(one.sampling, commit_order=order)))  # type: ignore[arg-type]
+            assert by_row(sampler.generate(requests)) == usual(requests, model), (seed, turn)
+        held = sampler.num_recordings
+        assert by_row(sampler.generate(requests)) == usual(requests, model), seed
+        assert sampler.num_recordings == held > 0

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -49,16 +48,13 @@ class SlotBackbone:
 
     Args:
         backbone: the network, in evaluation mode.
-        compile: let ``torch.compile`` build the forward pass, once per shape.
     """
 
-    def __init__(self, backbone: Backbone, *, compile: bool = False) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
         weight = backbone.lm_head.weight
         self.device, self._dtype = weight.device, weight.dtype
         self._keys = self._values = torch.empty(0, 0, 0, 0, 0)
-        run: Any = torch.compile(self._hidden, dynamic=False) if compile else self._hidden
-        self._run = cast(Callable[..., Tensor], run)
 
     @property
     def vocab_size(self) -> int:
@@ -116,7 +112,20 @@ class SlotBackbone:
             shift: int64 [R]; place n lies in block ``(n + shift) // block_length``.
             visible: how many places may be seen, at least ``start + count`` of every row.
         """
-        return self._run(ids, positions, start, count, shift, block_length, visible)
+        place = (start + count - ids.shape[1])[:, None] + torch.arange(ids.shape[1], device=ids.device)
+        trash = self._keys.shape[3] - 1
+        cache = _SlotCache(
+            keys=self._keys,
+            values=self._values,
+            places=torch.where(place >= start[:, None], place, trash),
+            visible=visible,
+        )
+        seen = torch.arange(visible, device=ids.device) + shift[:, None]
+        own = place.clamp_min(0) + shift[:, None]  # padding looks at something, too: an empty row would give NaN
+        allowed = seen.div(block_length, rounding_mode="floor")[:, None, :] <= own.div(
+            block_length, rounding_mode="floor"
+        ).unsqueeze(-1)
+        return self._backbone.hidden(ids, positions, allowed.unsqueeze(1), cache)
 
     def logits(self, hidden: Tensor, id_range: tuple[int, int] | None = None, /) -> Tensor:
         """Logits [..., V'] of ``hidden`` [..., width], float32 or float64."""
@@ -150,28 +159,3 @@ class SlotBackbone:
         finally:
             for module, backend in zip(experts, before, strict=True):
                 module.backend = backend
-
-    def _hidden(
-        self,
-        ids: Tensor,
-        positions: Tensor,
-        start: Tensor,
-        count: Tensor,
-        shift: Tensor,
-        block_length: int,
-        visible: int,
-    ) -> Tensor:
-        place = (start + count - ids.shape[1])[:, None] + torch.arange(ids.shape[1], device=ids.device)
-        trash = self._keys.shape[3] - 1
-        cache = _SlotCache(
-            keys=self._keys,
-            values=self._values,
-            places=torch.where(place >= start[:, None], place, trash),
-            visible=visible,
-        )
-        seen = torch.arange(visible, device=ids.device) + shift[:, None]
-        own = place.clamp_min(0) + shift[:, None]  # padding looks at something, too: an empty row would give NaN
-        allowed = seen.div(block_length, rounding_mode="floor")[:, None, :] <= own.div(
-            block_length, rounding_mode="floor"
-        ).unsqueeze(-1)
-        return self._backbone.hidden(ids, positions, allowed.unsqueeze(1), cache)

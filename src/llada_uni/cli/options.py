@@ -81,9 +81,7 @@ Dtype = Annotated[
 ]
 Engine = Annotated[
     str | None,
-    typer.Option(
-        "--engine", metavar="usual|captured|compiled", help="What drives the backbone.", rich_help_panel=COMMON
-    ),
+    typer.Option("--engine", metavar="usual|captured", help="What drives the backbone.", rich_help_panel=COMMON),
 ]
 Film = Annotated[
     str | None,

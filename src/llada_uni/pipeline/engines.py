@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineName", "Engines", "check_engine", "written"]
 
-EngineName = Literal["usual", "captured", "compiled"]
-"""usual: every step is planned and read on the host. captured: one read per block, CUDA graphs on CUDA. compiled: the
-same, and ``torch.compile`` builds the backbone's forward pass."""
+EngineName = Literal["usual", "captured"]
+"""usual: every step is planned and read on the host. captured: one read per block, CUDA graphs on CUDA."""
 
 
 def check_engine(name: str | None) -> EngineName:
@@ -41,15 +40,15 @@ class Engines:
     def __init__(self) -> None:
         self._idle: list[tuple[tuple[object, ...], CapturedSampler]] = []
 
-    def run(self, backbone: Backbone, requests: Sequence[Request], *, compiled: bool) -> Iterator[Event]:
+    def run(self, backbone: Backbone, requests: Sequence[Request]) -> Iterator[Event]:
         """The events of a sampler that nobody else uses meanwhile."""
-        made_for = _identity(backbone, compiled)
+        made_for = _identity(backbone)
         while self._idle:
             of, sampler = self._idle.pop()
             if of == made_for:
                 break
         else:
-            sampler = CapturedSampler(SlotBackbone(backbone, compile=compiled))
+            sampler = CapturedSampler(SlotBackbone(backbone))
         try:
             yield from sampler.generate(requests)
         finally:
@@ -63,11 +62,11 @@ def written(networks: Networks, requests: Sequence[Request], granularity: Granul
     """
     if networks.engine == "usual" or unsupported(requests, granularity) is not None:
         return generate(requests, CachedDenoiser(networks.backbone), granularity=granularity)
-    return networks.engines.run(networks.backbone, requests, compiled=networks.engine == "compiled")
+    return networks.engines.run(networks.backbone, requests)
 
 
-def _identity(backbone: Backbone, compiled: bool) -> tuple[object, ...]:
+def _identity(backbone: Backbone) -> tuple[object, ...]:
     """Changes when weights move: recordings hold their addresses."""
     weights = backbone.lm_head.weight, backbone.model.word_embeddings.weight
     places = tuple((w.device, w.dtype, w.data_ptr()) for w in weights)
-    return (id(backbone), compiled, *places)
+    return (id(backbone), *places)

@@ -86,8 +86,8 @@ class LladaUni(RegionMethods):
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None or ``"auto"`` takes CUDA where there is one.
             dtype: ``"float32"`` (default on CPU), ``"bfloat16"`` (default elsewhere), ``"float16"`` or ``"float64"``.
             adapter: directory of an adapter, or several; each is merged into its network when that is loaded.
-            engine: ``"usual"`` (default), ``"captured"`` (a block of ids at a time on the device, recorded as CUDA
-                graphs there) or ``"compiled"`` (the same through ``torch.compile``); same ids up to rounding.
+            engine: ``"usual"`` (default) or ``"captured"``: a block of ids at a time on the device, recorded as CUDA
+                graphs there; the same ids up to rounding.
 
         Raises:
             CheckpointError: no such model or adapter, or an incomplete or inconsistent one.
