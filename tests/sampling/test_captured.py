@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -137,8 +138,9 @@ def test_slots_are_used_again_and_grow() -> None:
     assert sizes[0] < sizes[1] == sizes[2]
 
 
-def test_one_step_sees_only_picture_ids() -> None:
-    """The head computes the image ids' rows only, where nothing needs the others."""
+@pytest.mark.parametrize("over", ["vocabulary", "allowed"])
+def test_a_picture_computes_the_rows_of_picture_ids_alone(over: Literal["vocabulary", "allowed"]) -> None:
+    """Where guidance is rescaled over the whole vocabulary, too."""
     model = tiny_backbone(0, vocab=VOCAB, dtype=torch.float64)
     network, ranges = SlotBackbone(model), set()
     logits = network.logits
@@ -148,9 +150,19 @@ def test_one_step_sees_only_picture_ids() -> None:
         return logits(hidden, id_range)
 
     network.logits = watched  # type: ignore[method-assign]
-    guidance = Guidance(kind="simple", scale=2.0, rescale_over="allowed")
+    guidance = Guidance(kind="simple", scale=2.0, rescale_over=over)
     list(CapturedSampler(network).generate(batch(2, guidance=guidance) + batch(1)))
     assert ranges == {(VOCAB.image_offset, VOCAB.vocab_size)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_spread_over_the_vocabulary_without_its_logits(dtype: torch.dtype) -> None:
+    model = tiny_backbone(0, vocab=VOCAB, dtype=dtype)
+    network = SlotBackbone(model)
+    hidden = torch.randn(3, 5, model.config.hidden_size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = (hidden.double() @ model.lm_head.weight.double().T).std(-1, keepdim=True)
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(network.spread(hidden).double(), expected, atol=0, rtol=tolerance)
 
 
 def test_blocks_are_told_as_they_end() -> None:

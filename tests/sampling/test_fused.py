@@ -25,7 +25,10 @@ class Projection:
         )
         self.largest = 0
 
-    def __call__(self, hidden: Tensor, id_range: tuple[int, int] | None = None) -> Tensor:
+    def spread(self, hidden: Tensor, /) -> Tensor:
+        return (hidden @ self.weight.T).std(-1, keepdim=True)
+
+    def logits(self, hidden: Tensor, id_range: tuple[int, int] | None = None, /) -> Tensor:
         weight = self.weight if id_range is None else self.weight[slice(*id_range)]
         logits = hidden @ weight.T
         self.largest = max(self.largest, logits.numel())
@@ -61,9 +64,9 @@ def test_the_same_ids_and_confidences_whatever_the_slices(at_once: int) -> None:
         shape = (source.randint(1, 3), rules.guidance.num_branches, source.randint(1, 5))
         hidden = torch.randn(*shape, WIDTH, dtype=torch.float64, generator=generator)
         draws = torch.rand(shape[0], shape[2], generator=generator) if rules.sampling.temperature else None
-        expected = choose_ids(head(hidden), 0, rules, draws)
+        expected = choose_ids(head.logits(hidden), 0, rules, draws)
         head.largest = 0
-        found = choose_from_hidden(hidden, head, VOCAB.vocab_size, rules, draws, at_once=at_once)
+        found = choose_from_hidden(hidden, head, rules, draws, at_once=at_once)
         assert torch.equal(found.ids, expected.ids), seed
         torch.testing.assert_close(found.confidence, expected.confidence)
         assert head.largest <= max(at_once, shape[0] * shape[1] * max(VOCAB.vocab_size, shape[2])), seed
@@ -75,6 +78,6 @@ def test_of_equal_logits_the_first_id_wins_across_slices() -> None:
     head.weight[:] = 1.0
     hidden = torch.ones(1, 1, 2, WIDTH, dtype=torch.float64)
     for at_once in (2, 10, 10**9):
-        found = choose_from_hidden(hidden, head, VOCAB.vocab_size, rules, None, at_once=at_once)
+        found = choose_from_hidden(hidden, head, rules, None, at_once=at_once)
         assert found.ids.tolist() == [[IMAGE.start] * 2]
         torch.testing.assert_close(found.confidence, torch.full((1, 2), 1 / (IMAGE.stop - IMAGE.start)).double())

@@ -18,8 +18,11 @@ from llada_uni.backbone.cache import KeyValue
 from llada_uni.backbone.model import Backbone
 from llada_uni.diffusion.positions import aligned_batch_positions
 from llada_uni.layers.moe import ExpertBackend, Experts, static_expert_backend
+from llada_uni.layers.precision import at_least_float32
 
 __all__ = ["SlotBackbone"]
+
+_ROWS_AT_ONCE = 2**14
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,11 +58,7 @@ class SlotBackbone:
         weight = backbone.lm_head.weight
         self.device, self._dtype = weight.device, weight.dtype
         self._keys = self._values = torch.empty(0, 0, 0, 0, 0)
-
-    @property
-    def vocab_size(self) -> int:
-        """Ids the head knows."""
-        return self._backbone.config.vocab_size
+        self._covariance: Tensor | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -131,6 +130,16 @@ class SlotBackbone:
         """Logits [..., V'] of ``hidden`` [..., width], float32 or float64."""
         return self._backbone.logits(hidden, id_range)
 
+    def spread(self, hidden: Tensor, /) -> Tensor:
+        """Standard deviation (unbiased) over the whole vocabulary of the logits of ``hidden`` [..., width]: [..., 1].
+
+        Logits are products with the head's rows, so it follows from the rows' covariance, and no logit is computed.
+        """
+        if self._covariance is None:
+            self._covariance = _covariance(self._backbone.lm_head.weight)
+        wide = hidden.to(self._covariance.dtype)
+        return torch.linalg.vecdot(wide @ self._covariance, wide).clamp_min(0).sqrt().unsqueeze(-1)
+
     def host_positions(self, ids: Tensor, first: int) -> Tensor:
         """Rotary positions int64 [T] of consecutive ids [T] on the CPU; see ``BackboneConfig.positions``."""
         return self._backbone.config.positions(ids, first)
@@ -159,3 +168,14 @@ class SlotBackbone:
         finally:
             for module, backend in zip(experts, before, strict=True):
                 module.backend = backend
+
+
+def _covariance(weight: Tensor) -> Tensor:
+    """Covariance [width, width] of the rows of ``weight``, in float32 or wider, a slice of them at a time."""
+    kind = at_least_float32(weight[:0]).dtype
+    mean = weight.mean(0, dtype=torch.float64).to(kind)
+    total = torch.zeros(weight.shape[1], weight.shape[1], dtype=torch.float64, device=weight.device)
+    for rows in weight.split(_ROWS_AT_ONCE):
+        centred = rows.to(kind) - mean
+        total += centred.T @ centred
+    return (total / (weight.shape[0] - 1)).to(kind)

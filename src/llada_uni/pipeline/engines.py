@@ -66,7 +66,7 @@ def written(networks: Networks, requests: Sequence[Request], granularity: Granul
 
 
 def _identity(backbone: Backbone) -> tuple[object, ...]:
-    """Changes when weights move: recordings hold their addresses."""
+    """Changes when weights move, whose addresses recordings hold, or when the head changes."""
     weights = backbone.lm_head.weight, backbone.model.word_embeddings.weight
-    places = tuple((w.device, w.dtype, w.data_ptr()) for w in weights)
+    places = tuple((w.device, w.dtype, w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights)
     return (id(backbone), *places)

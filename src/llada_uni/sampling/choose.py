@@ -43,11 +43,16 @@ def choose_ids(logits: Tensor, offset: int, rules: Request, draws: Tensor | None
     return Choice(chosen + rules.allowed.start, confidence, rank)
 
 
-def allowed_logits(logits: Tensor, offset: int, rules: Request) -> Tensor:
-    """Guided logits [B, L, allowed ids], forbidden ids and the mask at -inf; see :func:`choose_ids`."""
+def allowed_logits(logits: Tensor, offset: int, rules: Request, factor: Tensor | None = None) -> Tensor:
+    """Guided logits [B, L, allowed ids], forbidden ids and the mask at -inf; see :func:`choose_ids`.
+
+    ``factor`` [B, L, 1] rescales where it is known already; then logits of allowed ids are enough.
+    """
     guidance, allowed = rules.guidance, rules.allowed
     window = slice(allowed.start - offset, allowed.stop - offset)
-    if not guidance.needs_vocabulary:
+    if factor is not None:
+        scores = combined_logits(logits[..., window], guidance) * factor
+    elif not guidance.needs_vocabulary:
         scores = _guided(logits[..., window], guidance)
     else:
         guided = combined_logits(logits, guidance)

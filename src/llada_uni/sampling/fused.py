@@ -1,8 +1,9 @@
 """From hidden states straight to ids and confidences: the logits of all positions and ids never exist at once.
 
-The same choice as :func:`~llada_uni.sampling.choose.choose_ids` makes from logits. Where the most likely id is wanted
-and no spread over the vocabulary is, the head runs over slices of the vocabulary, keeping the best id and the running
-log-sum-exp; otherwise (draws, filters, rescaled guidance) it runs over a few positions at a time.
+The same choice as :func:`~llada_uni.sampling.choose.choose_ids` makes from logits, with the head's rows of allowed ids
+alone. The most likely id is found over slices of the vocabulary, keeping the best id and the running log-sum-exp; draws
+and filters need all allowed ids at once and go a few positions at a time. Guidance is linear, so that the spread over
+the vocabulary, which rescaling may need, follows from combined hidden states.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from llada_uni.diffusion.guidance import factor_of_spreads
+from llada_uni.diffusion.unmasking import choose_tokens, filter_logits
 from llada_uni.protocols import Request
-from llada_uni.sampling.choose import Choice, blocked_ids, choose_ids, combined_logits
+from llada_uni.sampling.choose import Choice, allowed_logits, blocked_ids, combined_logits
 
 __all__ = ["LOGITS_AT_ONCE", "Head", "choose_from_hidden"]
 
@@ -22,58 +25,71 @@ LOGITS_AT_ONCE = 2**22
 
 
 class Head(Protocol):
-    """The output projection: hidden states [..., width] to float32 or float64 logits [..., V'] of a range of ids."""
+    """The output projection of hidden states [..., width], in float32 or float64."""
 
-    def __call__(self, hidden: Tensor, id_range: tuple[int, int] | None = None, /) -> Tensor: ...
+    def logits(self, hidden: Tensor, id_range: tuple[int, int] | None = None, /) -> Tensor:
+        """Logits [..., V'] of a range of ids."""
+        ...
+
+    def spread(self, hidden: Tensor, /) -> Tensor:
+        """Unbiased standard deviation [..., 1] of the logits of all ids."""
+        ...
 
 
 def choose_from_hidden(
-    hidden: Tensor, head: Head, vocab_size: int, rules: Request, draws: Tensor | None, *, at_once: int = LOGITS_AT_ONCE
+    hidden: Tensor, head: Head, rules: Request, draws: Tensor | None, *, at_once: int = LOGITS_AT_ONCE
 ) -> Choice:
-    """One id per position of rows that share the rules of one request, [B, L].
+    """One id per position of rows that share the rules of one request without SPRINT, [B, L].
 
     Args:
         hidden: final hidden states [B, branches, L, width] of all branches with weight.
         head: the output projection.
-        vocab_size: ids it knows.
         rules: guidance, allowed ids, sampling.
         draws: uniform numbers [B, L], needed when the temperature is positive.
-        at_once: numbers in the largest table of logits; no table is smaller than one position of one row, or one id of
-            all positions.
+        at_once: numbers in the largest table of logits; no table is smaller than one position of every row, or one id
+            of all positions.
     """
     guidance = rules.guidance
-    rescaled = guidance.num_branches > 1 and guidance.rescale != 0
-    if rules.sampling.temperature > 0 or rescaled or rules.sprint is not None:
-        return _by_position(hidden, head, vocab_size, rules, draws, at_once)
-    return _by_vocabulary(hidden, head, rules, at_once)
+    factor = None
+    if guidance.needs_vocabulary:
+        cond = hidden[:, 0]
+        combined = combined_logits(hidden.to(torch.promote_types(hidden.dtype, torch.float32)), guidance)
+        factor = factor_of_spreads(head.spread(combined), head.spread(cond), guidance.rescale)
+    measured = guidance.num_branches > 1 and guidance.rescale != 0 and factor is None
+    if rules.sampling.temperature > 0 or measured:
+        return _by_position(hidden, head, rules, draws, factor, at_once)
+    return _by_vocabulary(hidden, head, rules, factor, at_once)
 
 
 def _by_position(
-    hidden: Tensor, head: Head, vocab_size: int, rules: Request, draws: Tensor | None, at_once: int
+    hidden: Tensor, head: Head, rules: Request, draws: Tensor | None, factor: Tensor | None, at_once: int
 ) -> Choice:
     rows, branches, length, _ = hidden.shape
-    whole = rules.guidance.needs_vocabulary
-    id_range = None if whole else (rules.allowed.start, rules.allowed.stop)
-    width = vocab_size if whole else rules.allowed.stop - rules.allowed.start
-    few = max(1, at_once // (rows * branches * width))
-    parts: list[Choice] = []
+    allowed, sampling = rules.allowed, rules.sampling
+    few = max(1, at_once // (rows * branches * (allowed.stop - allowed.start)))
+    ids: list[Tensor] = []
+    confidences: list[Tensor] = []
     for first in range(0, length, few):
         here = slice(first, first + few)
-        logits = head(hidden[:, :, here], id_range)
-        drawn = None if draws is None else draws[:, here]
-        parts.append(choose_ids(logits, 0 if whole else rules.allowed.start, rules, drawn))
-    ids, confidence, rank = zip(*parts, strict=True)
-    return Choice(torch.cat(ids, 1), torch.cat(confidence, 1), None if rank[0] is None else torch.cat(rank, 1))
+        logits = head.logits(hidden[:, :, here], (allowed.start, allowed.stop))
+        scores = allowed_logits(logits, allowed.start, rules, None if factor is None else factor[:, here])
+        if sampling.temperature > 0:
+            scores = filter_logits(scores, sampling.temperature, sampling.top_k, sampling.top_p)
+        chosen, confidence = choose_tokens(scores, None if draws is None else draws[:, here])
+        ids.append(chosen + allowed.start)
+        confidences.append(confidence)
+    return Choice(torch.cat(ids, 1), torch.cat(confidences, 1), None)
 
 
-def _by_vocabulary(hidden: Tensor, head: Head, rules: Request, at_once: int) -> Choice:
+def _by_vocabulary(hidden: Tensor, head: Head, rules: Request, factor: Tensor | None, at_once: int) -> Choice:
     """The first of the most likely ids, and its probability, over slices of the allowed ids."""
     allowed, (rows, branches, length, _) = rules.allowed, hidden.shape
     slice_length = max(1, at_once // (rows * branches * length))
     best = total = chosen = None
     for first in range(allowed.start, allowed.stop, slice_length):
         stop = min(first + slice_length, allowed.stop)
-        scores = combined_logits(head(hidden, (first, stop)), rules.guidance)
+        scores = combined_logits(head.logits(hidden, (first, stop)), rules.guidance)
+        scores = scores if factor is None else scores * factor
         blocked = blocked_ids(allowed, rules.mask_id, first, stop, scores.device)
         if blocked is not None:
             scores = scores.index_fill(-1, blocked, -torch.inf)
