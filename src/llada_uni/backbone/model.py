@@ -11,7 +11,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor, nn
 
-from llada_uni.backbone.cache import KeyValueCache
+from llada_uni.backbone.cache import KeyValue, KeyValueCache, LayerCache, Past
 from llada_uni.backbone.config import BackboneConfig
 from llada_uni.layers.attention import AttentionBackend, attend
 from llada_uni.layers.mlp import SwiGLU
@@ -22,7 +22,6 @@ from llada_uni.layers.rope import angles, half_split
 
 __all__ = ["Attention", "Backbone", "Layer"]
 
-KeyValue = tuple[Tensor, Tensor]
 Rotation = tuple[Tensor, Tensor]
 
 
@@ -43,11 +42,11 @@ class Attention(nn.Module):
         self.use_qk_norm = config.use_qk_norm
 
     def forward(
-        self, x: Tensor, rotation: Rotation, allowed: Tensor | None, past: KeyValue | None, keep: Tensor | None = None
+        self, x: Tensor, rotation: Rotation, allowed: Tensor | None, past: Past | None, keep: Tensor | None = None
     ) -> tuple[Tensor, KeyValue]:
         """Output ``[B, S, width]``, or ``[num_kept, width]`` at the positions ``keep``; and the new keys and values."""
         q, k, v = self._project(x, rotation)
-        keys, values = (k, v) if past is None else (torch.cat((past[0], k), 2), torch.cat((past[1], v), 2))
+        keys, values = _with_past(past, k, v)
         y = attend(q, keys, values, allowed, backend=self.backend).transpose(1, 2).flatten(2)
         return self.dense(y if keep is None else y[keep]), (k, v)
 
@@ -78,7 +77,7 @@ class Layer(nn.Module):
         x: Tensor,
         rotation: Rotation,
         allowed: Tensor | None = None,
-        past: KeyValue | None = None,
+        past: Past | None = None,
         *,
         keep: Tensor | None = None,
         count: Tensor | None = None,
@@ -147,7 +146,7 @@ class Backbone(nn.Module):
         ids: Tensor,
         positions: Tensor,
         allowed: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+        cache: LayerCache | None = None,
         *,
         logit_mask: Tensor | None = None,
         collect_load: Tensor | None = None,
@@ -165,7 +164,7 @@ class Backbone(nn.Module):
         ids: Tensor,
         positions: Tensor,
         allowed: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+        cache: LayerCache | None = None,
         *,
         keep: Tensor | None = None,
         return_kv: Literal[False] = False,
@@ -178,7 +177,7 @@ class Backbone(nn.Module):
         ids: Tensor,
         positions: Tensor,
         allowed: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+        cache: LayerCache | None = None,
         *,
         keep: Tensor | None = None,
         return_kv: Literal[True],
@@ -190,7 +189,7 @@ class Backbone(nn.Module):
         ids: Tensor,
         positions: Tensor,
         allowed: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+        cache: LayerCache | None = None,
         *,
         keep: Tensor | None = None,
         return_kv: bool = False,
@@ -200,7 +199,8 @@ class Backbone(nn.Module):
 
         ``ids`` and ``positions`` are int64 ``[B, S]``. ``allowed`` is boolean ``[B or 1, 1, S, T]``, True = query may
         attend to key; None = every query sees every key. With a cache of length C the keys are the cached ones
-        followed by the S new ones, T = C + S; the cache is only read. ``keep`` (bool ``[B, S]``) asks for some
+        followed by the S new ones, T = C + S; a ``KeyValueCache`` is only read, another cache takes the new ones in
+        and says what there is to see. ``keep`` (bool ``[B, S]``) asks for some
         positions only, ``[num_kept, hidden_size]`` in row-major order. ``return_kv`` also returns the keys and values
         of the S new positions, ready for ``cache.append``. ``collect_load`` (bool ``[B, S]``) counts the routed
         experts of the marked positions, see ``router_loads``.
@@ -211,7 +211,7 @@ class Backbone(nn.Module):
         loads: list[Tensor] = []
         last = len(self.model.layers) - 1
         for i, layer in enumerate(self.model.layers):
-            past = None if cache is None else (cache.keys[i], cache.values[i])
+            past = None if cache is None else cache.layer(i)
             kept = keep if i == last else None
             x, key_value, load = layer(x, rotation, allowed, past, keep=kept, count=collect_load)
             new.append(key_value)
@@ -243,6 +243,14 @@ class Backbone(nn.Module):
     def _rotation(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         angle = angles(positions, self.config.rotary_dim, theta=self.config.rope_theta).unsqueeze(2)
         return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def _with_past(past: Past | None, keys: Tensor, values: Tensor) -> KeyValue:
+    if past is None:
+        return keys, values
+    if isinstance(past, tuple):
+        return torch.cat((past[0], keys), 2), torch.cat((past[1], values), 2)
+    return past(keys, values)
 
 
 def _feed_forward(config: BackboneConfig, index: int, backend: ExpertBackend) -> SwiGLU | MoE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["editing", "norm_limited", "rescale_factor", "simple"]
+__all__ = ["editing", "factor_of_spreads", "norm_limited", "rescale_factor", "simple"]
 
 
 def simple(cond: Tensor, uncond: Tensor, guidance_scale: float) -> Tensor:
@@ -37,7 +37,12 @@ def rescale_factor(guided: Tensor, cond: Tensor, rescale: float) -> Tensor:
 
     Source: released ``generate_bd_image`` (``cfg_rescale``).
     """
-    return rescale * _spread(cond) / (_spread(guided) + 1e-6) + (1 - rescale)
+    return factor_of_spreads(_spread(guided), _spread(cond), rescale)
+
+
+def factor_of_spreads(guided: Tensor, cond: Tensor, rescale: float) -> Tensor:
+    """:func:`rescale_factor` from the two standard deviations, of any one shape."""
+    return rescale * cond / (guided + 1e-6) + (1 - rescale)
 
 
 def norm_limited(cond: Tensor, uncond: Tensor, guidance_scale: float) -> Tensor:

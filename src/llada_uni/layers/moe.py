@@ -31,9 +31,12 @@ __all__ = [
     "expert_counts",
     "grouped_linear",
     "route",
+    "static_expert_backend",
 ]
 
-ExpertBackend = Literal["grouped", "loop"]
+ExpertBackend = Literal["grouped", "loop", "dense"]
+"""Equal up to rounding. "grouped": one product per segment of sorted tokens. "loop": expert by expert, literally.
+"dense": every expert on every token, more arithmetic, but shapes and memory that depend on no value."""
 ExpertChange = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Inputs ``[M, in]`` of a projection in ``E`` segments, its outputs ``[M, out]`` and the segments' exclusive ends
 ``[E]`` -> other outputs; see ``layers.adapters``."""
@@ -185,7 +188,7 @@ def apply_experts(
     dtype, grouped = matmul_dtype(x), backend == "grouped"
     weights: tuple[Any, ...] = (gate, up, down)
     gate, up, down = (w if grouped and isinstance(w, Quantized | Served) else w.to(dtype) for w in weights)
-    compute: Any = _grouped if grouped else _looped
+    compute: Any = {"grouped": _grouped, "dense": _dense, "loop": _looped}[backend]
     return compute(x.to(dtype), routing, gate, up, down, changes or {}).to(dtype)
 
 
@@ -223,6 +226,38 @@ def _grouped(
     hidden = F.silu(gated) * _changed(changes.get("up_proj"), rows, grouped_linear(rows, up, ends), ends)
     y = _changed(changes.get("down_proj"), hidden, grouped_linear(hidden, down, ends), ends)
     return _Combine.apply(y, routing.weights, order, rank)
+
+
+def _dense(
+    x: Tensor, routing: Routing, gate: Tensor, up: Tensor, down: Tensor, changes: Mapping[str, ExpertChange]
+) -> Tensor:
+    """All experts on all tokens, weighted by a table [N, E] that is 0 where an expert was not chosen."""
+    num_experts = gate.shape[0]
+    ends = torch.arange(1, num_experts + 1, dtype=torch.int32, device=x.device) * x.shape[0]
+    rows = x.expand(num_experts, *x.shape)
+
+    def product(name: str, rows: Tensor, weight: Tensor) -> Tensor:
+        y, change = rows @ weight.mT, changes.get(name)
+        return y if change is None else change(rows.flatten(0, 1), y.flatten(0, 1), ends).view(y.shape)
+
+    hidden = F.silu(product("gate_proj", rows, gate)) * product("up_proj", rows, up)
+    y = product("down_proj", hidden, down).to(routing.weights.dtype)
+    table = y.new_zeros(x.shape[0], num_experts).scatter(1, routing.ids, routing.weights)
+    return torch.einsum("eni,ne->ni", y, table)
+
+
+def static_expert_backend(weight: Tensor) -> ExpertBackend:
+    """The backend for steps that a CUDA graph records, where nothing may be read back to the host.
+
+    PyTorch's grouped product keeps the segments' ends on the device for bfloat16 on compute capability 9.0 and above,
+    with rows of a multiple of 16 bytes; otherwise it reads them, and the answer is "dense". Off CUDA nothing is
+    recorded, so it is "grouped".
+    """
+    if weight.device.type != "cuda":
+        return "grouped"
+    aligned = all(n * weight.element_size() % 16 == 0 for n in weight.shape[1:])
+    modern = torch.cuda.get_device_capability(weight.device) >= (9, 0)
+    return "grouped" if modern and aligned and weight.dtype == torch.bfloat16 else "dense"
 
 
 def _changed(change: ExpertChange | None, x: Tensor, y: Tensor, ends: Tensor) -> Tensor:
