@@ -10,6 +10,7 @@ from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from llada_uni.backbone.cache import KeyValue, KeyValueCache, LayerCache, Past
 from llada_uni.backbone.config import BackboneConfig
@@ -18,11 +19,12 @@ from llada_uni.layers.mlp import SwiGLU
 from llada_uni.layers.moe import ExpertBackend, Experts, MoE, Router, expert_counts
 from llada_uni.layers.norm import RMSNorm
 from llada_uni.layers.precision import at_least_float32
-from llada_uni.layers.rope import angles, half_split
+from llada_uni.layers.rope import angles, split_tables, turned
 
 __all__ = ["Attention", "Backbone", "Layer"]
 
-Rotation = tuple[Tensor, Tensor]
+Rotation = tuple[Tensor, Tensor, int]
+"""Tables [B, S, 1, D] and the number of pairs, see ``layers.rope.turned``."""
 
 
 class Attention(nn.Module):
@@ -53,11 +55,20 @@ class Attention(nn.Module):
     def _project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Queries ``[B, H, S, D]``, keys and values ``[B, Hkv, S, D]``, normalised and rotated."""
         qkv = self.query_key_value(x).unflatten(-1, (-1, self.head_dim))
-        q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
         if self.use_qk_norm:
-            q, k = self.query_layernorm(q), self.key_layernorm(k)
-        q, k = half_split(q, *rotation).to(v.dtype), half_split(k, *rotation).to(v.dtype)
+            qk = self._normalised(qk)
+        q, k = turned(qk, *rotation).to(v.dtype).split((self.heads, self.kv_heads), dim=2)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def _normalised(self, qk: Tensor) -> Tensor:
+        """Queries and keys ``[B, S, H + Hkv, D]``, each normalised by its own norm; together where that is the same."""
+        query, key = self.query_layernorm, self.key_layernorm
+        if torch.is_grad_enabled() or qk.dtype not in (torch.float32, torch.float64) or query.weight.dtype != qk.dtype:
+            q, k = qk.split((self.heads, self.kv_heads), dim=2)
+            return torch.cat((query(q), key(k)), dim=2)
+        weight = torch.cat((query.weight.expand(self.heads, -1), key.weight.expand(self.kv_heads, -1)))
+        return F.rms_norm(qk, (self.head_dim,), None, query.eps).mul_(weight)
 
 
 class Layer(nn.Module):
@@ -242,7 +253,8 @@ class Backbone(nn.Module):
 
     def _rotation(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         angle = angles(positions, self.config.rotary_dim, theta=self.config.rope_theta).unsqueeze(2)
-        return angle.cos().to(dtype), angle.sin().to(dtype)
+        cos, sin = split_tables(angle, self.config.head_dim)
+        return cos.to(dtype), sin.to(dtype), angle.shape[-1]
 
 
 def _with_past(past: Past | None, keys: Tensor, values: Tensor) -> KeyValue:

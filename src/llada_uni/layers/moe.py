@@ -19,6 +19,7 @@ from llada_uni.layers.mlp import SwiGLU
 from llada_uni.layers.precision import at_least_float32, matmul_dtype
 from llada_uni.layers.quantized import Quantized, frozen_product
 from llada_uni.layers.served import Served
+from llada_uni.layers.side_by_side import Beside, Remembered, joinable
 
 __all__ = [
     "ExpertBackend",
@@ -121,17 +122,21 @@ class Router(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Routing:
-        wide = at_least_float32(x)
+        if x.device.type != "meta" and not torch.is_autocast_enabled(x.device.type):
+            return self._routed(x)
         with torch.autocast(x.device.type, enabled=False):
-            logits = F.linear(wide, self.weight.to(wide.dtype))
-            return route(
-                logits,
-                self.expert_bias,
-                top_k=self.top_k,
-                num_groups=self.num_groups,
-                top_groups=self.top_groups,
-                scale=self.scale,
-            )
+            return self._routed(x)
+
+    def _routed(self, x: Tensor) -> Routing:
+        wide = at_least_float32(x)
+        return route(
+            F.linear(wide, self.weight.to(wide.dtype)),
+            self.expert_bias,
+            top_k=self.top_k,
+            num_groups=self.num_groups,
+            top_groups=self.top_groups,
+            scale=self.scale,
+        )
 
 
 class Experts(nn.Module):
@@ -163,15 +168,39 @@ class MoE(nn.Module):
         self.gate = router
         self.experts = experts
         self.shared_experts = shared_experts
+        self._beside = Remembered()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
         flat = x.reshape(-1, x.shape[-1])
         routing = self.gate(flat)
         flat = flat.to(matmul_dtype(flat))
+        laid = self.laid(flat)
+        if laid is not None:
+            y = laid.routed(flat, routing.ids, routing.weights)
+            return (y if self.shared_experts is None else y.add_(laid.last.gated(flat))).view(x.shape), routing
         y = self.experts(flat, routing)
         if self.shared_experts is not None:
             y = y + self.shared_experts(flat)
         return y.view(x.shape), routing
+
+    def laid(self, x: Tensor) -> Beside | None:
+        """Routed experts and the shared one as one memory where they are so and products with ``x`` may use that."""
+        experts, shared = self.experts, self.shared_experts
+        if not joinable(x) or type(experts) is not Experts or experts.backend != "grouped":
+            return None
+        weights = (experts.gate_proj, experts.up_proj, experts.down_proj)
+        if (
+            experts.changes
+            or _hooked(experts)
+            or any(type(w) is not nn.Parameter or w.dtype != x.dtype for w in weights)
+        ):
+            return None
+        also = shared.weights() if shared is not None and not _hooked(shared) else None
+        return None if shared is not None and also is None else self._beside(weights, also)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def apply_experts(

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from llada_uni.backbone.layout import lay_out
 from llada_uni.decoder.graphs import compile_layers
 from llada_uni.errors import ConfigError, ResourceError
 from llada_uni.pipeline.engines import EngineName, Engines, check_weights_stay
@@ -93,7 +94,10 @@ class Networks:
 
     @property
     def backbone(self) -> Backbone:
-        return cast("Backbone", self._network("backbone", load.load_backbone))
+        def read(directory: Path, **where: Any) -> Backbone:
+            return lay_out(load.load_backbone(directory, **where))
+
+        return cast("Backbone", self._network("backbone", read))
 
     @property
     def image_tokenizer(self) -> ImageTokenizer:
