@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from llada_uni.backbone.cache import KeyValue, KeyValueCache, LayerCache, Past
 from llada_uni.backbone.config import BackboneConfig
-from llada_uni.layers.attention import AttentionBackend, attend
+from llada_uni.layers.attention import AttentionBackend, attend, mask_of_layers
 from llada_uni.layers.mlp import SwiGLU
 from llada_uni.layers.moe import ExpertBackend, Experts, MoE, Router, expert_counts
 from llada_uni.layers.norm import RMSNorm
@@ -139,6 +139,7 @@ class Backbone(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.word_embeddings.weight
+        self._attention: AttentionBackend = attention
         self._router_loads: Tensor | None = None
 
     @torch.no_grad()
@@ -218,6 +219,7 @@ class Backbone(nn.Module):
         """
         x = self.model.word_embeddings(ids)
         rotation = self._rotation(positions, x.dtype)
+        allowed = mask_of_layers(allowed, x) if self._attention == "auto" else allowed
         new: list[KeyValue] = []
         loads: list[Tensor] = []
         last = len(self.model.layers) - 1

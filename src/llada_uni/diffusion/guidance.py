@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -60,7 +62,7 @@ def norm_limited(cond: Tensor, uncond: Tensor, guidance_scale: float) -> Tensor:
 def _spread(logits: Tensor) -> Tensor:
     """Unbiased standard deviation over the last axis; ``Tensor.std`` is several times slower on a CPU."""
     centred = logits - logits.mean(-1, keepdim=True)
-    return (centred.square().sum(-1, keepdim=True) / (logits.shape[-1] - 1)).sqrt()
+    return torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / math.sqrt(logits.shape[-1] - 1)
 
 
 def _item_norm(values: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 For few tokens a product costs its call more than its arithmetic, and weights stored input by input are read faster than
 as PyTorch stores them. So the projections of a gated feed-forward, or of all experts of a layer and the shared one, get
-one memory: ``inputs`` [width, experts, 2, hidden], gate before up, and ``outputs`` [experts, hidden, width]. They stay
+one memory: ``inputs`` [experts, width, 2, hidden], gate before up, and ``outputs`` [experts, hidden, width]. They stay
 the parameters they were, with their names, shapes and values; whoever replaces one of them (another dtype or device, an
 adapter, weights that visit) only takes it out of its place, and what was one product becomes several again. For
 inference on a CPU.
@@ -29,7 +29,7 @@ __all__ = [
 
 
 class Beside(NamedTuple):
-    """One memory for E experts: ``inputs`` [width, E, 2, hidden] and ``outputs`` [E, hidden, width], views both.
+    """One memory for E experts: ``inputs`` [E, width, 2, hidden] and ``outputs`` [E, hidden, width], views both.
 
     The routed ones come first; a shared expert, chosen by every token, is the last.
     """
@@ -40,7 +40,7 @@ class Beside(NamedTuple):
     def gated(self, x: Tensor) -> Tensor:
         """``x`` [..., width] through the only expert: [..., width]."""
         hidden = self.inputs.shape[3]
-        both = x @ self.inputs.flatten(1)
+        both = x @ self.inputs[0].flatten(1)
         return F.silu(both[..., :hidden]).mul_(both[..., hidden:]) @ self.outputs[0]
 
     def routed(self, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
@@ -51,9 +51,9 @@ class Beside(NamedTuple):
         (num_tokens, top_k), hidden = ids.shape, self.inputs.shape[3]
         flat = ids.flatten()
         order = flat.argsort(stable=True)
-        sizes: list[int] = flat.bincount(minlength=self.inputs.shape[1]).tolist()
+        sizes: list[int] = flat.bincount(minlength=self.inputs.shape[0]).tolist()
         rows, both = x.index_select(0, order // top_k), x.new_empty(order.numel(), 2 * hidden)
-        _products(rows, self.inputs.flatten(2).unbind(1), both, sizes)
+        _products(rows, self.inputs.flatten(2).unbind(0), both, sizes)
         scale = weights.flatten().index_select(0, order).unsqueeze(-1)
         active = F.silu(both[:, :hidden]).mul_(both[:, hidden:]).mul_(scale)
         _products(active, self.outputs.unbind(0), rows, sizes)
@@ -68,7 +68,7 @@ class Beside(NamedTuple):
     @property
     def last(self) -> Beside:
         """The last expert alone."""
-        return Beside(self.inputs[:, -1:], self.outputs[-1:])
+        return Beside(self.inputs[-1:], self.outputs[-1:])
 
 
 def _products(rows: Tensor, weights: tuple[Tensor, ...], out: Tensor, sizes: list[int]) -> None:
@@ -118,11 +118,11 @@ def lay_experts(experts: tuple[Tensor, ...], shared: tuple[Tensor, ...] | None) 
     gate, up, down = experts
     if shared is not None:
         gate, up, down = (torch.cat((one, other[None])) for one, other in zip(experts, shared, strict=True))
-    inputs = torch.stack((gate.permute(2, 0, 1), up.permute(2, 0, 1)), 2).contiguous()
+    inputs = torch.stack((gate.mT, up.mT), 2)
     outputs = down.transpose(1, 2).contiguous()
     count = experts[0].shape[0]
-    laid = [inputs[:, :count, 0].permute(1, 2, 0), inputs[:, :count, 1].permute(1, 2, 0), outputs[:count].mT]
-    return laid if shared is None else [*laid, inputs[:, count, 0].t(), inputs[:, count, 1].t(), outputs[count].t()]
+    laid = [inputs[:count, :, 0].mT, inputs[:count, :, 1].mT, outputs[:count].mT]
+    return laid if shared is None else [*laid, inputs[count, :, 0].t(), inputs[count, :, 1].t(), outputs[count].t()]
 
 
 def gated_beside(gate: Tensor, up: Tensor, down: Tensor) -> Beside | None:
@@ -132,7 +132,7 @@ def gated_beside(gate: Tensor, up: Tensor, down: Tensor) -> Beside | None:
         return None
     if not _follows(gate, up, hidden):
         return None
-    inputs = gate.as_strided((width, 1, 2, hidden), (2 * hidden, 2 * hidden, hidden, 1))
+    inputs = gate.as_strided((1, width, 2, hidden), (2 * hidden * width, 2 * hidden, hidden, 1))
     return Beside(inputs, down.as_strided((1, hidden, width), (hidden * width, width, 1)))
 
 
@@ -140,19 +140,20 @@ def experts_beside(experts: tuple[Tensor, ...], shared: tuple[Tensor, ...] | Non
     """The same for :func:`lay_experts`."""
     gate, up, down = experts
     count, hidden, width = gate.shape
-    step = gate.stride(2)
-    total = step // (2 * hidden)
-    if gate.stride() != (2 * hidden, 1, step) or total != count + (shared is not None):
+    step = 2 * hidden * width
+    if gate.stride() != (step, 1, 2 * hidden) or up.stride() != gate.stride() or not _follows(gate, up, hidden):
         return None
-    if up.stride() != gate.stride() or down.stride() != (hidden * width, 1, width) or not _follows(gate, up, hidden):
+    if down.stride() != (hidden * width, 1, width):
         return None
     if shared is not None:
-        last = 2 * hidden * count
-        places = ((gate, shared[0], last), (gate, shared[1], last + hidden), (down, shared[2], count * hidden * width))
         strides = [one.stride() for one in shared]
-        if strides != [(1, step), (1, step), (1, width)] or not all(_follows(*place) for place in places):
+        behind = ((gate, count * step), (gate, count * step + hidden), (down, count * hidden * width))
+        if strides != [(1, 2 * hidden), (1, 2 * hidden), (1, width)]:
             return None
-    inputs = gate.as_strided((width, total, 2, hidden), (step, 2 * hidden, hidden, 1))
+        if not all(_follows(one, other, far) for (one, far), other in zip(behind, shared, strict=True)):
+            return None
+    total = count + (shared is not None)
+    inputs = gate.as_strided((total, width, 2, hidden), (step, 2 * hidden, hidden, 1))
     return Beside(inputs, down.as_strided((total, hidden, width), (hidden * width, width, 1)))
 
 
