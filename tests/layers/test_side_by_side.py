@@ -124,6 +124,15 @@ def test_numbers_written_in_place_are_seen() -> None:
         torch.testing.assert_close(joined(x)[0], 2 * before)
 
 
+def test_a_copy_remembers_nothing() -> None:
+    joined, x = laid(moe(shared=True)), torch.randn(9, WIDTH, dtype=torch.float64)
+    with torch.inference_mode():
+        before = joined(x)[0]
+        copied = copy.deepcopy(joined)
+        joined.experts.down_proj.zero_()
+        torch.testing.assert_close(copied(x)[0], before)
+
+
 @pytest.mark.parametrize("width", [8, 12])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_turned_is_half_split_bit_for_bit(width: int, dtype: torch.dtype) -> None:

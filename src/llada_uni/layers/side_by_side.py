@@ -90,6 +90,10 @@ class Remembered:
         self._places: tuple[int, ...] = ()
         self._found: Beside | None = None
 
+    def __reduce__(self) -> tuple[type[Remembered], tuple[()]]:
+        """A copy of the module has other weights."""
+        return Remembered, ()
+
     def __call__(self, experts: tuple[Tensor, ...], shared: tuple[Tensor, ...] | None = None) -> Beside | None:
         """:func:`experts_beside`, or :func:`gated_beside` of weights with two axes."""
         places = tuple(weight.data_ptr() for weight in (*experts, *(shared or ())))
