@@ -6,7 +6,6 @@ Everything here acts on whole batches of blocks without reading a value back to 
 from __future__ import annotations
 
 import math
-from functools import cache
 from typing import Literal
 
 import torch
@@ -31,7 +30,6 @@ Ranking = Literal["low_confidence", "top_k_margin", "neg_entropy"]
 RANKINGS: tuple[Ranking, ...] = ("low_confidence", "top_k_margin", "neg_entropy")
 
 
-@cache
 def even_quotas(block_length: int, steps_per_block: int) -> tuple[int, ...]:
     """Least number of positions to commit at each step: ``block_length`` split evenly, larger shares first.
 

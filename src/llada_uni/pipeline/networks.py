@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from llada_uni.backbone.layout import lay_out
+from llada_uni.backbone.model import Backbone
 from llada_uni.decoder.graphs import compile_layers
 from llada_uni.errors import ConfigError, ResourceError
 from llada_uni.pipeline.engines import EngineName, Engines, check_weights_stay
@@ -26,7 +27,6 @@ from llada_uni.weights.parts import check_checkpoint, load_decoder_config
 from llada_uni.weights.sizes import stored_kind
 
 if TYPE_CHECKING:
-    from llada_uni.backbone.model import Backbone
     from llada_uni.decoder.dit import Decoder
     from llada_uni.decoder.semantic import SemanticEmbedder
     from llada_uni.decoder.vae import VAE
@@ -94,10 +94,7 @@ class Networks:
 
     @property
     def backbone(self) -> Backbone:
-        def read(directory: Path, **where: Any) -> Backbone:
-            return lay_out(load.load_backbone(directory, **where))
-
-        return cast("Backbone", self._network("backbone", read))
+        return cast("Backbone", self._network("backbone", load.load_backbone))
 
     @property
     def image_tokenizer(self) -> ImageTokenizer:
@@ -214,7 +211,7 @@ class Networks:
             network = read(self.directory, **where)
             for path in self._adapters.get(component, ()):
                 apply_adapter(network, path).merge(keep=False)
-            return network
+            return lay_out(network) if isinstance(network, Backbone) else network
         finally:
             self.load_s += time.perf_counter() - began
 
