@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from llada_uni.backbone.model import Backbone
+from llada_uni.backbone.model import Backbone, Layer
 from llada_uni.layers.mlp import SwiGLU
 from llada_uni.layers.moe import MoE
 from llada_uni.layers.side_by_side import input_major, lay_experts, lay_gated
@@ -30,6 +30,7 @@ def lay_out(backbone: Backbone) -> Backbone:
     if not plain or not frozen or sum(p.nbytes for p in parameters) > _LARGEST:
         return backbone
     for layer in backbone.model.layers:
+        assert isinstance(layer, Layer)
         _lay(layer.attention.query_key_value)
         _lay(layer.attention.dense)
         _lay_feed_forward(layer.mlp)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,8 +62,9 @@ def norm_limited(cond: Tensor, uncond: Tensor, guidance_scale: float) -> Tensor:
 
 def _spread(logits: Tensor) -> Tensor:
     """Unbiased standard deviation over the last axis; ``Tensor.std`` is several times slower on a CPU."""
-    centred = logits - logits.mean(-1, keepdim=True)
-    return torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / math.sqrt(logits.shape[-1] - 1)
+    centred: Any = logits - logits.mean(-1, keepdim=True)
+    length: Tensor = centred.norm(dim=-1, keepdim=True)
+    return length / math.sqrt(logits.shape[-1] - 1)
 
 
 def _item_norm(values: Tensor) -> Tensor:
