@@ -104,10 +104,10 @@ class LoopedExperts(nn.Module):
 
 
 def plain(backbone: Backbone, *, loop: bool = True) -> Backbone:
-    """The same network (the very same weights) with fused attention under dense masks, and the released expert loop."""
+    """The same network, its weights as PyTorch stores them, with fused attention and the released expert loop."""
     with torch.device("meta"):
         twin = Backbone(backbone.config, attention="sdpa")
-    twin.load_state_dict(backbone.state_dict(), assign=True)
+    twin.load_state_dict({name: one.contiguous() for name, one in backbone.state_dict().items()}, assign=True)
     for module in twin.modules():
         if loop and isinstance(module, MoE):
             module.experts = LoopedExperts(module.experts)  # type: ignore[assignment]

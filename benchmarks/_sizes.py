@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from _record import ROOT
 from llada_uni.backbone.config import BackboneConfig
+from llada_uni.backbone.layout import lay_out
 from llada_uni.backbone.model import Backbone
 from llada_uni.decoder.config import DecoderConfig, SemanticEmbedderConfig, VAEConfig
 from llada_uni.decoder.dit import Decoder
@@ -148,7 +149,7 @@ class Networks:
 
     @cached_property
     def backbone(self) -> Backbone:
-        return self._made(lambda: Backbone(self.shapes.backbone), load.load_backbone)
+        return lay_out(self._made(lambda: Backbone(self.shapes.backbone), load.load_backbone))
 
     @cached_property
     def image_tokenizer(self) -> ImageTokenizer:

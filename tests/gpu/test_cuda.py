@@ -10,11 +10,16 @@ import torch
 
 from llada_uni import EncodedImage, PixelOptions, TokenGrid
 from llada_uni.backbone.config import BackboneConfig
+from llada_uni.backbone.denoiser import CachedDenoiser
 from llada_uni.backbone.model import Backbone
+from llada_uni.backbone.slots import SlotBackbone
 from llada_uni.decoder import Decoder, DecoderConfig
 from llada_uni.decoder.graphs import DecoderGraphs
 from llada_uni.layers.attention import attend
 from llada_uni.pipeline import LladaUni
+from llada_uni.protocols import Finished, Guidance, IdSet, Request, Sampling
+from llada_uni.sampling.block_sampler import generate
+from llada_uni.sampling.captured import CapturedSampler
 from llada_uni.scenes import SceneGraph, SceneObject, render
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -50,9 +55,10 @@ def test_logits_equal_those_of_the_cpu(models: tuple[LladaUni, LladaUni]) -> Non
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_grouped_experts_equal_looped_ones_forward_and_backward(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("fast", ["grouped", "dense"])
+def test_fast_experts_equal_looped_ones_forward_and_backward(fast: str, dtype: torch.dtype) -> None:
     losses, gradients = [], []
-    for experts in ("grouped", "loop"):
+    for experts in (fast, "loop"):
         model = tiny_backbone(experts).to(dtype)
         ids = torch.arange(96, device="cuda").view(2, 48)
         logits = model(ids, torch.arange(48, device="cuda").expand(2, 48), None)
@@ -143,3 +149,57 @@ def test_pictures_of_two_sizes_take_turns_on_captured_evaluations() -> None:
             found = graphs(decoder, latents + step, time, context)
             torch.testing.assert_close(found, decoder(latents + step, time, context), atol=1e-4, rtol=1e-4)
     assert graphs.num_captured == 2
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_recorded_steps_give_the_same_ids_every_time(dtype: str) -> None:
+    """The first run records, the second one only replays; batches of other sizes come between."""
+    model = LladaUni.from_pretrained("nano", device="cuda", dtype=dtype)
+    sampler, requests = CapturedSampler(SlotBackbone(model.networks.backbone)), word_requests(model)
+    first = [written(sampler, requests[:count]) for count in (4, 1, 3)]
+    recordings = sampler.num_recordings
+    assert [written(sampler, requests[:count]) for count in (4, 1, 3)] == first
+    assert sampler.num_recordings == recordings > 0
+
+
+def test_recorded_steps_write_what_the_usual_driver_writes() -> None:
+    """float64 on the device: no rounding decides anything."""
+    model = LladaUni.from_pretrained("nano", device="cuda", dtype="float64")
+    backbone, requests = model.networks.backbone, word_requests(model)
+    sampler = CapturedSampler(SlotBackbone(backbone))
+    for count in (4, 1, 3, 4):
+        events = generate(requests[:count], CachedDenoiser(backbone))
+        usual = {event.row: event.output_ids for event in events if isinstance(event, Finished)}
+        assert written(sampler, requests[:count]) == usual
+
+
+def word_requests(model: LladaUni) -> list[Request]:
+    """Guided pictures and an answer, with and without draws."""
+    vocab, config = model.networks.vocab, model.networks.backbone.config
+    mask, ids = vocab.special.mask, IdSet(start=vocab.image_offset, stop=config.vocab_size)
+    prompts = [tuple(range(2, 2 + n)) for n in (40, 13)]
+    made: list[Request] = []
+    for seed, temperature in enumerate((0.0, 0.0, 1.0)):
+        sampling = Sampling(steps_per_block=8, temperature=temperature, commit_order="random")
+        guidance = Guidance(kind="simple", scale=2.0)
+        picture = Request(
+            prompts=tuple(prompts), num_tokens=64, mask_id=mask, allowed=ids, guidance=guidance, sampling=sampling,
+            seed=seed, grid=TokenGrid(8, 8),
+        )  # fmt: skip
+        made.append(picture)
+    answer = Request(
+        prompts=(prompts[1],), num_tokens=50, mask_id=mask, allowed=IdSet(start=0, stop=vocab.image_offset),
+        stop_ids=frozenset((vocab.special.eos,)),
+    )  # fmt: skip
+    return [*made, answer]
+
+
+def written(sampler: CapturedSampler, requests: list[Request]) -> dict[int, tuple[int, ...]]:
+    return {e.row: e.output_ids for e in sampler.generate(requests) if isinstance(e, Finished)}
+
+
+def test_the_captured_engine_makes_a_picture_and_reads_it() -> None:
+    model = LladaUni.from_pretrained("nano", device="cuda", engine="captured")
+    result = model.generate_image(["a blue fish", "a red ball"], seed=1)[0]
+    assert len(result.codes) == 64
+    assert model.understand_image(result.image, "what is this?", max_new_tokens=16).finish_reason in ("stop", "length")

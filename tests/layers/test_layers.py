@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from llada_uni.layers.attention import attend
+from llada_uni.layers.attention import attend, mask_of_layers
 from llada_uni.layers.mlp import SwiGLU
 from llada_uni.layers.norm import RMSNorm
 from llada_uni.layers.rope import adjacent_pairs, angles, half_split
@@ -126,6 +126,20 @@ def test_tiled_attention_in_half_precision(mask, kv_heads):
         results.append((out, *torch.autograd.grad(out, (q, k, v), cotangent.to(dtype))))
     for expected, actual in zip(*results, strict=True):
         assert (actual - expected).abs().max() < 0.06 * expected.abs().max()
+
+
+@pytest.mark.parametrize("mask", MASKS, ids=str)
+@pytest.mark.parametrize("length", [40, 80])
+def test_a_mask_made_once_for_all_layers_means_the_same(mask, length):
+    allowed = None if MASKS[mask] is None else MASKS[mask][:, :, :length]
+    q = _random(2, length, 6, 8).transpose(1, 2)
+    k, v = (_random(2, 2, 90, 8, seed=s) for s in (1, 2))
+    expected = attend(q, k, v, allowed, backend="auto")
+    with torch.no_grad():
+        made = mask_of_layers(allowed, q.transpose(1, 2).flatten(2))
+    assert made is allowed or (length < 64 and made.dtype == q.dtype)
+    assert torch.equal(attend(q, k, v, made, backend="auto"), expected)
+    assert mask_of_layers(allowed, q.transpose(1, 2).flatten(2)) is allowed, "gradients are measured with booleans"
 
 
 def test_attention_formula_scale_and_head_groups():

@@ -9,7 +9,7 @@ import torch
 
 from golden_fixtures import assert_close, load_case
 from llada_uni.layers.mlp import SwiGLU
-from llada_uni.layers.moe import Experts, MoE, Router, Routing, expert_counts, route
+from llada_uni.layers.moe import Experts, MoE, Router, Routing, expert_counts, route, static_expert_backend
 
 
 def _seeded(module: torch.nn.Module, seed: int = 0) -> None:
@@ -100,17 +100,18 @@ def test_router_precision(dtype):
 
 
 def _experts(dtype: torch.dtype, hidden_width: int = 10) -> dict[str, Experts]:
-    both = {b: Experts(12, hidden_width, 5, backend=b).to(dtype) for b in ("loop", "grouped")}
-    _seeded(both["loop"])
-    both["grouped"].load_state_dict(both["loop"].state_dict())
-    return both
+    every = {b: Experts(12, hidden_width, 5, backend=b).to(dtype) for b in ("loop", "grouped", "dense")}
+    _seeded(every["loop"])
+    for other in ("grouped", "dense"):
+        every[other].load_state_dict(every["loop"].state_dict())
+    return every
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("tokens", [0, 1, 64])
 @pytest.mark.parametrize("spread", [5, 2], ids=["all_experts", "idle_experts"])
 @pytest.mark.parametrize("hidden_width", [16, 10], ids=["aligned", "unaligned"])
-def test_grouped_experts_equal_the_loop(dtype, tokens, spread, hidden_width):
+def test_grouped_and_dense_experts_equal_the_loop(dtype, tokens, spread, hidden_width):
     ids = torch.rand(tokens, spread, generator=torch.Generator().manual_seed(2)).topk(2).indices
     results = []
     for experts in _experts(dtype, hidden_width).values():
@@ -120,6 +121,7 @@ def test_grouped_experts_equal_the_loop(dtype, tokens, spread, hidden_width):
         out.square().sum().backward()
         results.append((out, x.grad, weights.grad, *(p.grad for p in experts.parameters())))
     torch.testing.assert_close(results[0], results[1], atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(results[0], results[2], atol=2e-5, rtol=1e-4)
 
 
 def test_grouped_experts_gradcheck():
@@ -145,3 +147,25 @@ def test_shared_expert_is_added_unscaled():
 
 def test_expert_counts():
     assert expert_counts(torch.tensor([[0, 3], [3, 1]]), 5).tolist() == [1, 1, 0, 2, 0]
+
+
+@pytest.mark.parametrize("backend", ["grouped", "dense"])
+def test_changes_of_projections_reach_every_backend(backend):
+    """A change that depends on the expert and on its input: both must see the same segments as the loop."""
+
+    def change(x: torch.Tensor, y: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        expert = torch.searchsorted(ends.long(), torch.arange(len(x)), right=True)
+        return y * (1 + expert[:, None]) + x.sum(-1, keepdim=True)
+
+    every, x = _experts(torch.float64), _hidden(9, 12).double()
+    ids = torch.rand(9, 5, generator=torch.Generator().manual_seed(2)).topk(2).indices
+    weights = _hidden(9, 2, seed=3).double()
+    results = []
+    for name in ("loop", backend):
+        every[name].changes = dict.fromkeys(("gate_proj", "up_proj", "down_proj"), change)
+        results.append(every[name](x, Routing(ids, weights, weights)))
+    torch.testing.assert_close(*results)
+
+
+def test_off_cuda_the_static_backend_is_the_grouped_one():
+    assert static_expert_backend(torch.zeros(2, 8, 8)) == "grouped"

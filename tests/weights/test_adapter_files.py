@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from llada_uni.backbone.layout import lay_out
 from llada_uni.cli.main import run as command_line
 from llada_uni.errors import CheckpointError, ConfigError
 from llada_uni.layers.adapters import AdapterConfig, Adapters
@@ -76,7 +77,8 @@ def test_from_pretrained_takes_an_adapter_and_saves_with_it(tiny: Path, tmp_path
     path = make_adapter(tiny, tmp_path / "a")
     merged = load_backbone(merge_adapters(tiny, [path], tmp_path / "merged"))
     model = LladaUni.from_pretrained(tiny, adapter=path)
-    assert torch.equal(logits(model.networks.backbone), logits(merged))
+    laid_out = lay_out(load_backbone(tmp_path / "merged"))  # as every pipeline does; equal to ``merged`` up to rounding
+    assert torch.equal(logits(model.networks.backbone), logits(laid_out))
     fresh = LladaUni.from_pretrained(tiny, adapter=[path])
     saved = fresh.save_pretrained(tmp_path / "saved")
     assert torch.equal(logits(load_backbone(saved)), logits(merged))

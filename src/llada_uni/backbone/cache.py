@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from llada_uni.backbone.config import BackboneConfig
 
-__all__ = ["KeyValueCache"]
+__all__ = ["KeyValue", "KeyValueCache", "LayerCache", "Past"]
+
+KeyValue = tuple[Tensor, Tensor]
+Past = KeyValue | Callable[[Tensor, Tensor], KeyValue]
+"""Keys and values that come before the new ones; or what takes in the new ones and returns all there are to see."""
+
+
+class LayerCache(Protocol):
+    """Something with a past for every layer."""
+
+    def layer(self, index: int) -> Past:
+        """The past of one layer."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,10 @@ class KeyValueCache:
     def num_bytes(self) -> int:
         """Memory held by all layers."""
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+
+    def layer(self, index: int) -> KeyValue:
+        """Keys and values of one layer."""
+        return self.keys[index], self.values[index]
 
     def append(self, new: KeyValueCache) -> KeyValueCache:
         """This cache followed by the positions of ``new`` (same rows)."""

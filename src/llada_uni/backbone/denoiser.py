@@ -199,14 +199,31 @@ class CachedDenoiser:
         """One backbone call: hidden states [r, A, width] of the active positions; pending ids join the prefix."""
         self._unprune(branches)
         parts = [self._part(b) for b in branches]
-        packed, view = pack(parts, self._device), self._view(branches)
+        packed = pack(parts, self._device)
+        view = self._view(branches, packed.ids.shape[1])
+        longest = max(int(b.active_ids.shape[0]) for b in branches)
+        keep = self._keep(branches, packed.ids.shape[1], longest)
         hidden, new = self._backbone.hidden(
-            packed.ids, packed.positions, packed.allowed(view), view.cache, return_kv=True
+            packed.ids, packed.positions, packed.allowed(view), view.cache, keep=keep, return_kv=True
         )
         if any(self._num_new(b) for b in branches):
             self._append(branches, hidden, new, packed.positions)
-        longest = max(int(b.active_ids.shape[0]) for b in branches)
+        if keep is not None:
+            return hidden.unflatten(0, (len(branches), -1))
         return hidden[:, hidden.shape[1] - longest :]
+
+    def _keep(self, branches: Sequence[BranchStep], size: int, longest: int) -> Tensor | None:
+        """Of ``size`` positions those [r, size] that the end of the last layer is computed for; None = all.
+
+        Of pending ids only keys and values are needed, unless a scored prefix wants to know how sure they are.
+        """
+        if self._device.type != "cpu" or size == longest:
+            return None
+        if any(self._entries[b.key].confidence is not None for b in branches):
+            return None
+        keep = torch.zeros(len(branches), size, dtype=torch.bool)
+        keep[:, size - max(longest, 1) :] = True
+        return keep
 
     def _part(self, branch: BranchStep) -> Part:
         entry = self._entries[branch.key]
@@ -242,9 +259,10 @@ class CachedDenoiser:
                 self._entries[b.key] = replace(self._entries[b.key], pruned=None)
                 self._views.clear()
 
-    def _view(self, branches: Sequence[BranchStep]) -> PrefixView:
-        """The prefixes of these branches side by side; kept until one of them changes."""
+    def _view(self, branches: Sequence[BranchStep], size: int) -> PrefixView:
+        """The prefixes of these branches side by side, with room for ``size`` ids; kept until one of them changes."""
         keys = tuple(b.key for b in branches)
-        if keys not in self._views:
-            self._views[keys] = side_by_side([self._entries[key].visible for key in keys])
+        held = self._views.get(keys)
+        if held is None or (held.cache is not None and held.cache.room != size):
+            self._views[keys] = side_by_side([self._entries[key].visible for key in keys], size)
         return self._views[keys]

@@ -10,20 +10,21 @@ from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from llada_uni.backbone.cache import KeyValueCache
+from llada_uni.backbone.cache import KeyValue, KeyValueCache, LayerCache, Past
 from llada_uni.backbone.config import BackboneConfig
-from llada_uni.layers.attention import AttentionBackend, attend
+from llada_uni.layers.attention import AttentionBackend, attend, mask_of_layers
 from llada_uni.layers.mlp import SwiGLU
 from llada_uni.layers.moe import ExpertBackend, Experts, MoE, Router, expert_counts
 from llada_uni.layers.norm import RMSNorm
 from llada_uni.layers.precision import at_least_float32
-from llada_uni.layers.rope import angles, half_split
+from llada_uni.layers.rope import angles, split_tables, turned
 
 __all__ = ["Attention", "Backbone", "Layer"]
 
-KeyValue = tuple[Tensor, Tensor]
-Rotation = tuple[Tensor, Tensor]
+Rotation = tuple[Tensor, Tensor, int]
+"""Tables [B, S, 1, D] and the number of pairs, see ``layers.rope.turned``."""
 
 
 class Attention(nn.Module):
@@ -43,22 +44,31 @@ class Attention(nn.Module):
         self.use_qk_norm = config.use_qk_norm
 
     def forward(
-        self, x: Tensor, rotation: Rotation, allowed: Tensor | None, past: KeyValue | None, keep: Tensor | None = None
+        self, x: Tensor, rotation: Rotation, allowed: Tensor | None, past: Past | None, keep: Tensor | None = None
     ) -> tuple[Tensor, KeyValue]:
         """Output ``[B, S, width]``, or ``[num_kept, width]`` at the positions ``keep``; and the new keys and values."""
         q, k, v = self._project(x, rotation)
-        keys, values = (k, v) if past is None else (torch.cat((past[0], k), 2), torch.cat((past[1], v), 2))
+        keys, values = _with_past(past, k, v)
         y = attend(q, keys, values, allowed, backend=self.backend).transpose(1, 2).flatten(2)
         return self.dense(y if keep is None else y[keep]), (k, v)
 
     def _project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Queries ``[B, H, S, D]``, keys and values ``[B, Hkv, S, D]``, normalised and rotated."""
         qkv = self.query_key_value(x).unflatten(-1, (-1, self.head_dim))
-        q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
         if self.use_qk_norm:
-            q, k = self.query_layernorm(q), self.key_layernorm(k)
-        q, k = half_split(q, *rotation).to(v.dtype), half_split(k, *rotation).to(v.dtype)
+            qk = self._normalised(qk)
+        q, k = turned(qk, *rotation).to(v.dtype).split((self.heads, self.kv_heads), dim=2)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def _normalised(self, qk: Tensor) -> Tensor:
+        """Queries and keys ``[B, S, H + Hkv, D]``, each normalised by its own norm; together where that is the same."""
+        query, key = self.query_layernorm, self.key_layernorm
+        if torch.is_grad_enabled() or qk.dtype not in (torch.float32, torch.float64) or query.weight.dtype != qk.dtype:
+            q, k = qk.split((self.heads, self.kv_heads), dim=2)
+            return torch.cat((query(q), key(k)), dim=2)
+        weight = torch.cat((query.weight.expand(self.heads, -1), key.weight.expand(self.kv_heads, -1)))
+        return F.rms_norm(qk, (self.head_dim,), None, query.eps).mul_(weight)
 
 
 class Layer(nn.Module):
@@ -78,7 +88,7 @@ class Layer(nn.Module):
         x: Tensor,
         rotation: Rotation,
         allowed: Tensor | None = None,
-        past: KeyValue | None = None,
+        past: Past | None = None,
         *,
         keep: Tensor | None = None,
         count: Tensor | None = None,
@@ -129,6 +139,7 @@ class Backbone(nn.Module):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.word_embeddings.weight
+        self._attention: AttentionBackend = attention
         self._router_loads: Tensor | None = None
 
     @torch.no_grad()
@@ -147,7 +158,7 @@ class Backbone(nn.Module):
         ids: Tensor,
         positions: Tensor,
         allowed: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+        cache: LayerCache | None = None,
         *,
         logit_mask: Tensor | None = None,
         collect_load: Tensor | None = None,
@@ -165,7 +176,7 @@ class Backbone(nn.Module):
         ids: Tensor,
         positions: Tensor,
         allowed: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+        cache: LayerCache | None = None,
         *,
         keep: Tensor | None = None,
         return_kv: Literal[False] = False,
@@ -178,7 +189,7 @@ class Backbone(nn.Module):
         ids: Tensor,
         positions: Tensor,
         allowed: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+        cache: LayerCache | None = None,
         *,
         keep: Tensor | None = None,
         return_kv: Literal[True],
@@ -190,7 +201,7 @@ class Backbone(nn.Module):
         ids: Tensor,
         positions: Tensor,
         allowed: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+        cache: LayerCache | None = None,
         *,
         keep: Tensor | None = None,
         return_kv: bool = False,
@@ -200,18 +211,20 @@ class Backbone(nn.Module):
 
         ``ids`` and ``positions`` are int64 ``[B, S]``. ``allowed`` is boolean ``[B or 1, 1, S, T]``, True = query may
         attend to key; None = every query sees every key. With a cache of length C the keys are the cached ones
-        followed by the S new ones, T = C + S; the cache is only read. ``keep`` (bool ``[B, S]``) asks for some
+        followed by the S new ones, T = C + S; a ``KeyValueCache`` is only read, another cache takes the new ones in
+        and says what there is to see. ``keep`` (bool ``[B, S]``) asks for some
         positions only, ``[num_kept, hidden_size]`` in row-major order. ``return_kv`` also returns the keys and values
         of the S new positions, ready for ``cache.append``. ``collect_load`` (bool ``[B, S]``) counts the routed
         experts of the marked positions, see ``router_loads``.
         """
         x = self.model.word_embeddings(ids)
         rotation = self._rotation(positions, x.dtype)
+        allowed = mask_of_layers(allowed, x) if self._attention == "auto" else allowed
         new: list[KeyValue] = []
         loads: list[Tensor] = []
         last = len(self.model.layers) - 1
         for i, layer in enumerate(self.model.layers):
-            past = None if cache is None else (cache.keys[i], cache.values[i])
+            past = None if cache is None else cache.layer(i)
             kept = keep if i == last else None
             x, key_value, load = layer(x, rotation, allowed, past, keep=kept, count=collect_load)
             new.append(key_value)
@@ -242,7 +255,16 @@ class Backbone(nn.Module):
 
     def _rotation(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         angle = angles(positions, self.config.rotary_dim, theta=self.config.rope_theta).unsqueeze(2)
-        return angle.cos().to(dtype), angle.sin().to(dtype)
+        cos, sin = split_tables(angle, self.config.head_dim)
+        return cos.to(dtype), sin.to(dtype), angle.shape[-1]
+
+
+def _with_past(past: Past | None, keys: Tensor, values: Tensor) -> KeyValue:
+    if past is None:
+        return keys, values
+    if isinstance(past, tuple):
+        return torch.cat((past[0], keys), 2), torch.cat((past[1], values), 2)
+    return past(keys, values)
 
 
 def _feed_forward(config: BackboneConfig, index: int, backend: ExpertBackend) -> SwiGLU | MoE:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llada_uni.backbone.cache import KeyValueCache
+from llada_uni.backbone.cache import KeyValue
 from llada_uni.diffusion.masking import block_causal_allowed
 
 __all__ = ["Packed", "Part", "PrefixView", "pack", "side_by_side"]
@@ -19,9 +19,33 @@ __all__ = ["Packed", "Part", "PrefixView", "pack", "side_by_side"]
 class PrefixView:
     """Prefixes of several branches padded on the right to C positions; ``valid`` [R, C], None when all are as long."""
 
-    cache: KeyValueCache | None
+    cache: _Filled | None
     length: int
     valid: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Filled:
+    """``kv`` [2, layers, R, kv heads, C + S, head dim]: prefixes, and room for what a step computes, anew in each."""
+
+    kv: Tensor
+    length: int
+
+    @property
+    def room(self) -> int:
+        """S, the positions behind the prefixes."""
+        return self.kv.shape[4] - self.length
+
+    def layer(self, index: int) -> Callable[[Tensor, Tensor], KeyValue]:
+        """Takes in the new keys and values of a layer."""
+        held = self.kv[:, index]
+
+        def extended(keys: Tensor, values: Tensor) -> KeyValue:
+            held[0, :, :, self.length :] = keys
+            held[1, :, :, self.length :] = values
+            return held[0], held[1]
+
+        return extended
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,20 +133,21 @@ def _to_the_right(values: Sequence[Tensor], size: int) -> Tensor:
     return torch.stack([one if len(one) == size else F.pad(one, (size - len(one), 0)) for one in values])
 
 
-def side_by_side(prefixes: Sequence[Tensor]) -> PrefixView:
-    """Keys and values [2, layers, kv heads, T, head dim] of several branches, padded on the right to the longest."""
+def side_by_side(prefixes: Sequence[Tensor], room: int) -> PrefixView:
+    """Keys and values [2, layers, kv heads, T, head dim] of several branches, padded on the right to the longest.
+
+    ``room``: positions of the steps that will look at them.
+    """
     lengths = [int(kv.shape[3]) for kv in prefixes]
     length = max(lengths)
     if length == 0:
         return PrefixView(cache=None, length=0, valid=None)
-    if len(prefixes) == 1:
-        stacked = prefixes[0].unsqueeze(2)
-    else:
-        layers, heads, width = prefixes[0].shape[1], prefixes[0].shape[2], prefixes[0].shape[4]
-        stacked = prefixes[0].new_zeros(2, layers, len(prefixes), heads, length, width)
-        for row, kv in enumerate(prefixes):
-            stacked[:, :, row, :, : kv.shape[3]] = kv
+    layers, heads, width = prefixes[0].shape[1], prefixes[0].shape[2], prefixes[0].shape[4]
+    stacked = prefixes[0].new_empty(2, layers, len(prefixes), heads, length + room, width)
+    for row, kv in enumerate(prefixes):
+        stacked[:, :, row, :, : kv.shape[3]] = kv
+        stacked[:, :, row, :, kv.shape[3] : length] = 0
     valid = None
     if min(lengths) < length:
         valid = torch.arange(length, device=stacked.device) < torch.tensor(lengths, device=stacked.device)[:, None]
-    return PrefixView(cache=KeyValueCache(stacked[0].unbind(0), stacked[1].unbind(0)), length=length, valid=valid)
+    return PrefixView(cache=_Filled(kv=stacked, length=length), length=length, valid=valid)

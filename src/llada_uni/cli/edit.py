@@ -35,6 +35,7 @@ def edit(
     dtype: opt.Dtype = None,
     quantize: opt.Quantize = None,
     memory: opt.Memory = None,
+    engine: opt.Engine = None,
     crop: opt.Crop = "cover",
     steps_per_block: opt.StepsPerBlock = None,
     guidance_text: opt.GuidanceText = None,
@@ -62,7 +63,14 @@ def edit(
 
     pixels = opt.pixel_options(compile_decoder, graph_decoder, vae_tile)
     pipeline = open_model(
-        model, revision=revision, device=device, dtype=dtype, pixels=pixels, quantize=quantize, memory=memory
+        model,
+        revision=revision,
+        device=device,
+        dtype=dtype,
+        pixels=pixels,
+        quantize=quantize,
+        memory=memory,
+        engine=engine,
     )
     options: dict[str, Any] = {
         "height": height,
@@ -82,5 +90,5 @@ def edit(
         "keep_ratio": keep_ratio,
         "crop": crop,
     }
-    (result,) = follow(pipeline.stream_edit(images, instruction, **options))
+    (result,) = follow(pipeline.stream_edit(images, instruction, granularity="block", **options))
     write_picture(result, output, path, stem=instruction, as_json=as_json)

@@ -35,6 +35,7 @@ def generate(
     dtype: opt.Dtype = None,
     quantize: opt.Quantize = None,
     memory: opt.Memory = None,
+    engine: opt.Engine = None,
     steps_per_block: opt.StepsPerBlock = None,
     guidance_scale: opt.GuidanceScale = None,
     confidence_threshold: opt.ConfidenceThreshold = None,
@@ -64,7 +65,14 @@ def generate(
 
     pixels = opt.pixel_options(compile_decoder, graph_decoder, vae_tile)
     pipeline = open_model(
-        model, revision=revision, device=device, dtype=dtype, pixels=pixels, quantize=quantize, memory=memory
+        model,
+        revision=revision,
+        device=device,
+        dtype=dtype,
+        pixels=pixels,
+        quantize=quantize,
+        memory=memory,
+        engine=engine,
     )
     events = pipeline.stream_image(
         words,
@@ -86,6 +94,7 @@ def generate(
         thinking_tokens=thinking_tokens,
         thinking_temperature=thinking_temperature,
         thinking_top_p=thinking_top_p,
+        granularity="block" if film_path is None else "step",
     )
     result, write_film = follow_filmed(pipeline, events, film_path)
     write_picture(result, output, path, stem=words, as_json=as_json)

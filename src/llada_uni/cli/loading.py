@@ -24,15 +24,22 @@ def open_model(
     quantize: str | None = None,
     memory: str | None = None,
     together: bool = False,
+    engine: str | None = None,
 ) -> LladaUni:
     """The pipeline behind the common options; a memory plan is shown before anything is loaded.
 
-    ``pixels``: how pictures are drawn.
+    ``pixels``: how pictures are drawn; ``engine``: what writes the ids.
     """
     from llada_uni.pipeline import LladaUni
 
     use_all_cores()
-    keep: dict[str, Any] = {"pixels": pixels, "quantize": quantize, "memory": memory, "together": together}
+    keep: dict[str, Any] = {
+        "pixels": pixels,
+        "quantize": quantize,
+        "memory": memory,
+        "together": together,
+        "engine": engine,
+    }
     opened = LladaUni.from_pretrained(model, revision=revision, device=device, dtype=dtype, **keep)
     if opened.memory_plan is not None:
         out.note("\n".join(opened.memory_plan.lines()))

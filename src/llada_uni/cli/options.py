@@ -20,6 +20,7 @@ __all__ = [
     "DecoderGuidance",
     "Device",
     "Dtype",
+    "Engine",
     "Film",
     "GraphDecoder",
     "GuidanceImage",
@@ -104,6 +105,10 @@ Memory = Annotated[
     typer.Option(
         "--memory", metavar="AMOUNT", help="Stay within this, such as 24GB; shows the plan.", rich_help_panel=COMMON
     ),
+]
+Engine = Annotated[
+    str | None,
+    typer.Option("--engine", metavar="usual|captured", help="What drives the backbone.", rich_help_panel=COMMON),
 ]
 Film = Annotated[
     str | None,

@@ -37,6 +37,7 @@ def understand(
     dtype: opt.Dtype = None,
     quantize: opt.Quantize = None,
     memory: opt.Memory = None,
+    engine: opt.Engine = None,
     steps_per_block: opt.StepsPerBlock = None,
     confidence_threshold: opt.ConfidenceThreshold = None,
     temperature: opt.Temperature = None,
@@ -53,7 +54,9 @@ def understand(
     from llada_uni.cli.loading import open_model
     from llada_uni.cli.progress import follow
 
-    pipeline = open_model(model, revision=revision, device=device, dtype=dtype, quantize=quantize, memory=memory)
+    pipeline = open_model(
+        model, revision=revision, device=device, dtype=dtype, quantize=quantize, memory=memory, engine=engine
+    )
     events = pipeline.stream_answer(
         images,
         question,
@@ -66,6 +69,7 @@ def understand(
         keep_ratio=keep_ratio,
         raw=raw,
         system=system,
+        granularity="block",
     )
     (result,) = follow(events)
     write_answer(result, path, inputs[:-1], as_json=as_json)

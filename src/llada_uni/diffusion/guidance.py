@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 
-__all__ = ["editing", "norm_limited", "rescale_factor", "simple"]
+__all__ = ["editing", "factor_of_spreads", "norm_limited", "rescale_factor", "simple"]
 
 
 def simple(cond: Tensor, uncond: Tensor, guidance_scale: float) -> Tensor:
@@ -37,7 +40,12 @@ def rescale_factor(guided: Tensor, cond: Tensor, rescale: float) -> Tensor:
 
     Source: released ``generate_bd_image`` (``cfg_rescale``).
     """
-    return rescale * _spread(cond) / (_spread(guided) + 1e-6) + (1 - rescale)
+    return factor_of_spreads(_spread(guided), _spread(cond), rescale)
+
+
+def factor_of_spreads(guided: Tensor, cond: Tensor, rescale: float) -> Tensor:
+    """:func:`rescale_factor` from the two standard deviations, of any one shape."""
+    return rescale * cond / (guided + 1e-6) + (1 - rescale)
 
 
 def norm_limited(cond: Tensor, uncond: Tensor, guidance_scale: float) -> Tensor:
@@ -54,8 +62,9 @@ def norm_limited(cond: Tensor, uncond: Tensor, guidance_scale: float) -> Tensor:
 
 def _spread(logits: Tensor) -> Tensor:
     """Unbiased standard deviation over the last axis; ``Tensor.std`` is several times slower on a CPU."""
-    centred = logits - logits.mean(-1, keepdim=True)
-    return (centred.square().sum(-1, keepdim=True) / (logits.shape[-1] - 1)).sqrt()
+    centred: Any = logits - logits.mean(-1, keepdim=True)
+    length: Tensor = centred.norm(dim=-1, keepdim=True)
+    return length / math.sqrt(logits.shape[-1] - 1)
 
 
 def _item_norm(values: Tensor) -> Tensor:

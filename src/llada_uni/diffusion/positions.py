@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["aligned_positions", "aligned_row_positions"]
+__all__ = ["aligned_batch_positions", "aligned_positions", "aligned_row_positions"]
 
 
 def aligned_positions(ids: Tensor, start_id: int, every: int, *, first: int = 0) -> Tensor:
@@ -28,6 +28,26 @@ def aligned_positions(ids: Tensor, start_id: int, every: int, *, first: int = 0)
     for index in (ids == start_id).nonzero().flatten():
         positions[index:] += -(positions[index] + 1) % every
     return positions
+
+
+def aligned_batch_positions(ids: Tensor, valid: Tensor, first: Tensor, start_id: int, every: int) -> Tensor:
+    """:func:`aligned_positions` of several sequences at once, without reading a value back to the host.
+
+    Args:
+        ids: int64 [B, T], each row's own ids where ``valid`` bool [B, T], anything elsewhere.
+        first: int64 [B], where each row's first valid id would plainly stand.
+        start_id: the last id of a picture's header.
+        every: the alignment, at least 1.
+
+    Returns:
+        int64 [B, T]; ids that are not valid stand where the next valid one would plainly.
+    """
+    following, positions = first, list[Tensor]()
+    for is_start, counts in zip((ids == start_id).unbind(1), valid.unbind(1), strict=True):
+        here = torch.where(is_start & counts, following + -(following + 1) % every, following)
+        following = torch.where(counts, here + 1, following)
+        positions.append(here)
+    return torch.stack(positions, 1)
 
 
 def aligned_row_positions(plain: Tensor, is_start: Tensor, allowed: Tensor, every: int) -> Tensor:

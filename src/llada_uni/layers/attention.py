@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from llada_uni.layers.precision import at_least_float32
 
-__all__ = ["AttentionBackend", "attend"]
+__all__ = ["AttentionBackend", "attend", "mask_of_layers"]
 
 AttentionBackend = Literal["auto", "sdpa", "tiled", "reference"]
 KeyRanges = tuple[tuple[int, int], ...]
@@ -47,13 +47,25 @@ def attend(
     return (_tiled if backend == "tiled" else _fused)(q, k, v, allowed, scale)
 
 
+def mask_of_layers(allowed: Tensor | None, x: Tensor) -> Tensor | None:
+    """``allowed`` as every layer's ``attend(..., backend="auto")`` would make it, made once; ``x`` ``[B, S, width]``.
+
+    0 and -inf in the dtype of ``x``, where the fused kernel on a CPU would convert the mask in every layer.
+    """
+    if allowed is None or torch.is_grad_enabled() or x.device.type != "cpu" or x.shape[1] >= 2 * _TILE:
+        return allowed
+    if x.dtype not in (torch.float32, torch.float64):
+        return allowed
+    return torch.zeros(allowed.shape, dtype=x.dtype).masked_fill_(~allowed, -math.inf)
+
+
 def _choose(q: Tensor, allowed: Tensor | None) -> AttentionBackend:
     """Measured on the CPU: tiles win where a mask leaves much out, plain products in half-precision training."""
     if q.device.type != "cpu":
         return "sdpa"
     if allowed is None:
         return "tiled" if q.requires_grad and q.dtype in (torch.bfloat16, torch.float16) else "sdpa"
-    return "tiled" if q.shape[2] >= 2 * _TILE else "sdpa"
+    return "tiled" if q.shape[2] >= 2 * _TILE and allowed.dtype == torch.bool else "sdpa"
 
 
 def _reference(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, scale: float) -> Tensor:

@@ -19,6 +19,7 @@ from llada_uni.layers.mlp import SwiGLU
 from llada_uni.layers.precision import at_least_float32, matmul_dtype
 from llada_uni.layers.quantized import Quantized, frozen_product
 from llada_uni.layers.served import Served
+from llada_uni.layers.side_by_side import Beside, Remembered, joinable
 
 __all__ = [
     "ExpertBackend",
@@ -31,9 +32,12 @@ __all__ = [
     "expert_counts",
     "grouped_linear",
     "route",
+    "static_expert_backend",
 ]
 
-ExpertBackend = Literal["grouped", "loop"]
+ExpertBackend = Literal["grouped", "loop", "dense"]
+"""Equal up to rounding. "grouped": one product per segment of sorted tokens. "loop": expert by expert, literally.
+"dense": every expert on every token, more arithmetic, but shapes and memory that depend on no value."""
 ExpertChange = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Inputs ``[M, in]`` of a projection in ``E`` segments, its outputs ``[M, out]`` and the segments' exclusive ends
 ``[E]`` -> other outputs; see ``layers.adapters``."""
@@ -118,17 +122,21 @@ class Router(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Routing:
-        wide = at_least_float32(x)
+        if x.device.type != "meta" and not torch.is_autocast_enabled(x.device.type):
+            return self._routed(x)
         with torch.autocast(x.device.type, enabled=False):
-            logits = F.linear(wide, self.weight.to(wide.dtype))
-            return route(
-                logits,
-                self.expert_bias,
-                top_k=self.top_k,
-                num_groups=self.num_groups,
-                top_groups=self.top_groups,
-                scale=self.scale,
-            )
+            return self._routed(x)
+
+    def _routed(self, x: Tensor) -> Routing:
+        wide = at_least_float32(x)
+        return route(
+            F.linear(wide, self.weight.to(wide.dtype)),
+            self.expert_bias,
+            top_k=self.top_k,
+            num_groups=self.num_groups,
+            top_groups=self.top_groups,
+            scale=self.scale,
+        )
 
 
 class Experts(nn.Module):
@@ -160,15 +168,39 @@ class MoE(nn.Module):
         self.gate = router
         self.experts = experts
         self.shared_experts = shared_experts
+        self._beside = Remembered()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Routing]:
         flat = x.reshape(-1, x.shape[-1])
         routing = self.gate(flat)
         flat = flat.to(matmul_dtype(flat))
+        laid = self.laid(flat)
+        if laid is not None:
+            y = laid.routed(flat, routing.ids, routing.weights)
+            return (y if self.shared_experts is None else y.add_(laid.last.gated(flat))).view(x.shape), routing
         y = self.experts(flat, routing)
         if self.shared_experts is not None:
             y = y + self.shared_experts(flat)
         return y.view(x.shape), routing
+
+    def laid(self, x: Tensor) -> Beside | None:
+        """Routed experts and the shared one as one memory where they are so and products with ``x`` may use that."""
+        experts, shared = self.experts, self.shared_experts
+        if not joinable(x) or type(experts) is not Experts or experts.backend != "grouped":
+            return None
+        weights = (experts.gate_proj, experts.up_proj, experts.down_proj)
+        if (
+            experts.changes
+            or _hooked(experts)
+            or any(type(w) is not nn.Parameter or w.dtype != x.dtype for w in weights)
+        ):
+            return None
+        also = shared.weights() if shared is not None and not _hooked(shared) else None
+        return None if shared is not None and also is None else self._beside(weights, also)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def apply_experts(
@@ -185,7 +217,7 @@ def apply_experts(
     dtype, grouped = matmul_dtype(x), backend == "grouped"
     weights: tuple[Any, ...] = (gate, up, down)
     gate, up, down = (w if grouped and isinstance(w, Quantized | Served) else w.to(dtype) for w in weights)
-    compute: Any = _grouped if grouped else _looped
+    compute: Any = {"grouped": _grouped, "dense": _dense, "loop": _looped}[backend]
     return compute(x.to(dtype), routing, gate, up, down, changes or {}).to(dtype)
 
 
@@ -223,6 +255,38 @@ def _grouped(
     hidden = F.silu(gated) * _changed(changes.get("up_proj"), rows, grouped_linear(rows, up, ends), ends)
     y = _changed(changes.get("down_proj"), hidden, grouped_linear(hidden, down, ends), ends)
     return _Combine.apply(y, routing.weights, order, rank)
+
+
+def _dense(
+    x: Tensor, routing: Routing, gate: Tensor, up: Tensor, down: Tensor, changes: Mapping[str, ExpertChange]
+) -> Tensor:
+    """All experts on all tokens, weighted by a table [N, E] that is 0 where an expert was not chosen."""
+    num_experts = gate.shape[0]
+    ends = torch.arange(1, num_experts + 1, dtype=torch.int32, device=x.device) * x.shape[0]
+    rows = x.expand(num_experts, *x.shape)
+
+    def product(name: str, rows: Tensor, weight: Tensor) -> Tensor:
+        y, change = rows @ weight.mT, changes.get(name)
+        return y if change is None else change(rows.flatten(0, 1), y.flatten(0, 1), ends).view(y.shape)
+
+    hidden = F.silu(product("gate_proj", rows, gate)) * product("up_proj", rows, up)
+    y = product("down_proj", hidden, down).to(routing.weights.dtype)
+    table = y.new_zeros(x.shape[0], num_experts).scatter(1, routing.ids, routing.weights)
+    return torch.einsum("eni,ne->ni", y, table)
+
+
+def static_expert_backend(weight: Tensor) -> ExpertBackend:
+    """The backend for steps that a CUDA graph records, where nothing may be read back to the host.
+
+    PyTorch's grouped product keeps the segments' ends on the device for bfloat16 on compute capability 9.0 and above,
+    with rows of a multiple of 16 bytes; otherwise it reads them, and the answer is "dense". Off CUDA nothing is
+    recorded, so it is "grouped".
+    """
+    if weight.device.type != "cuda":
+        return "grouped"
+    aligned = all(n * weight.element_size() % 16 == 0 for n in weight.shape[1:])
+    modern = torch.cuda.get_device_capability(weight.device) >= (9, 0)
+    return "grouped" if modern and aligned and weight.dtype == torch.bfloat16 else "dense"
 
 
 def _changed(change: ExpertChange | None, x: Tensor, y: Tensor, ends: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llada_uni.layers.precision import at_least_float32
 
-__all__ = ["adjacent_pairs", "angles", "half_split"]
+__all__ = ["adjacent_pairs", "angles", "half_split", "split_tables", "turned"]
 
 
 def angles(positions: Tensor, width: int, *, theta: float, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -33,6 +33,19 @@ def half_split(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second, rest = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return torch.cat((first * cos - second * sin, second * cos + first * sin, rest), dim=-1)
+
+
+def split_tables(angle: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """What :func:`turned` multiplies ``width`` coordinates with, of angles ``[..., R/2]``: ``[..., width]`` twice."""
+    cos, sin, rest = angle.cos(), angle.sin(), angle.new_ones(*angle.shape[:-1], width - 2 * angle.shape[-1])
+    return torch.cat((cos, cos, rest), dim=-1), torch.cat((-sin, sin, rest - 1), dim=-1)
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor, half: int) -> Tensor:
+    """:func:`half_split` by tables of ``R = 2 * half`` from :func:`split_tables`, bit for bit, in fewer operations."""
+    first, second, rest = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)
+    swapped = torch.cat((second, first, rest) if rest.shape[-1] else (second, first), dim=-1)
+    return (x * cos.to(x.dtype)).add_(swapped.mul_(sin.to(x.dtype)))
 
 
 def adjacent_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

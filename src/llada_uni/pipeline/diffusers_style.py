@@ -263,7 +263,9 @@ def _moved(networks: Networks, place: torch.device, dtype: torch.dtype) -> Netwo
     if not networks.keeping.plain:
         raise ConfigError("a quantised, offloaded or planned model stays where it is; open it there instead")
     if dtype != networks.dtype:
-        return Networks(networks.directory, name=networks.name, device=place, dtype=dtype)
+        moved = Networks(networks.directory, name=networks.name, device=place, dtype=dtype)
+        moved.engine = networks.engine
+        return moved
     for module in networks.modules().values():
         module.to(place)
     networks.device = place

@@ -36,9 +36,7 @@ from llada_uni.pipeline.settings import (
     output_grid,
 )
 from llada_uni.pipeline.stations import encode
-from llada_uni.pipeline.story import StoryEvent, collect, is_batch, stream_stories
-from llada_uni.pipeline.story_results import StoryResult
-from llada_uni.pipeline.story_settings import StoryOptions
+from llada_uni.pipeline.story_methods import StoryMethods
 from llada_uni.pipeline.tasks import AskTask, ChatTask, EditTask, GenerateTask, Task, Turn
 from llada_uni.protocols import Event
 from llada_uni.sampling.block_sampler import Granularity
@@ -50,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["LladaUni"]
 
 
-class LladaUni(RegionMethods):
+class LladaUni(RegionMethods, StoryMethods):
     """A checkpoint ready for use. Networks are loaded when a task first needs them and then kept.
 
     Keyword arguments left at None take the checkpoint's presets. A list as first argument gives a list of results,
@@ -82,6 +80,7 @@ class LladaUni(RegionMethods):
         offload: str | None = None,
         memory: int | str | None = None,
         together: bool = False,
+        engine: str | None = None,
     ) -> LladaUni:
         """Open a checkpoint: ``"nano"`` (inside the package), a model id on the hub, or a directory.
 
@@ -97,6 +96,8 @@ class LladaUni(RegionMethods):
             offload: where experts wait until they are used: ``"cpu"`` (main memory, for a GPU) or ``"disk"``.
             memory: bytes or an amount such as ``"24GB"``; :attr:`memory_plan` then says how it is kept to.
             together: with ``memory``, networks never take turns (a server needs all of them at any time).
+            engine: ``"usual"`` (default) or ``"captured"``: a block of ids at a time on the device, recorded as CUDA
+                graphs there; the same ids up to rounding.
 
         Raises:
             CheckpointError: no such model or adapter, or an incomplete or inconsistent one.
@@ -105,7 +106,7 @@ class LladaUni(RegionMethods):
             ConfigError: a configuration file or an argument is not valid.
         """
         keep: dict[str, Any] = {"quantize": quantize, "offload": offload, "memory": memory, "together": together}
-        keep["pixels"] = pixels
+        keep |= {"pixels": pixels, "engine": engine}
         return cls(open_networks(name_or_dir, revision, device=device, dtype=dtype, adapter=adapter, **keep))
 
     @property
@@ -437,45 +438,6 @@ class LladaUni(RegionMethods):
         """
         jobs = [job(self.networks, task) for task in as_items(tasks, "tasks")]
         return perform(self.networks, jobs, granularity, at_once=self.pictures_at_once)
-
-    # Stories
-
-    def generate_interleaved(
-        self, prompt: str | Sequence[str | None] | None = None, **options: Unpack[StoryOptions]
-    ) -> StoryResult | list[StoryResult]:
-        """Write text and draw pictures in turn; a list of prompts gives a list of stories, written as one batch.
-
-        Keyword arguments and errors are those of :meth:`stream_interleaved`.
-        """
-        events = self.stream_interleaved(prompt, granularity="block", **options)
-        return collect(events, many=is_batch(prompt, options))
-
-    def stream_interleaved(
-        self,
-        prompt: str | Sequence[str | None] | None = None,
-        *,
-        granularity: Granularity = "step",
-        preview_every: int = 0,
-        **options: Unpack[StoryOptions],
-    ) -> Iterator[StoryEvent]:
-        """Write stories and yield the events on the way.
-
-        For each text ``TextDelta``, for a picture that is announced ``HeaderSeen``, for every finished phase
-        ``PhaseDone`` with a state to go on from; then ``FlowStep`` and ``ImageDone`` of a picture, last ``StoryDone``.
-
-        Args:
-            prompt: what the story is about; None lets a story go on by itself.
-            granularity: ``"block"`` leaves out the events of single steps.
-            preview_every: a ``FramePreview`` after so many steps of the decoder each; 0 makes none.
-            options: ``images``, ``continue_from``, ``max_frames``, sizes, budgets, guidance and sampling values, all
-                described at :class:`~llada_uni.pipeline.story_settings.StoryOptions`.
-
-        Raises:
-            PromptError: a prompt is empty or not text, or missing where the model had ended the story.
-            BudgetError: no room in the context for a picture after it. ConfigError: another argument is out of range,
-            or not the state of a story. SizeError, ImageError: a size or a picture that cannot be used.
-        """
-        return stream_stories(self.networks, prompt, options, granularity=granularity, preview_every=preview_every)
 
 
 def _results(events: Iterator[Any]) -> list[Any]:

@@ -11,8 +11,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from llada_uni.backbone.layout import lay_out
+from llada_uni.backbone.model import Backbone
 from llada_uni.decoder.graphs import compile_layers
 from llada_uni.errors import ConfigError, ResourceError
+from llada_uni.pipeline.engines import EngineName, Engines, check_weights_stay
 from llada_uni.pipeline.memory import STAGES, Keeping, MemoryPlan
 from llada_uni.pipeline.pixels import PixelOptions
 from llada_uni.pipeline.velocity import SharedWork
@@ -21,9 +24,9 @@ from llada_uni.weights.adapters import apply_adapter, open_adapter
 from llada_uni.weights.catalog import PackageConfig, load_package_config
 from llada_uni.weights.large import is_dense, network_bytes, streams_of
 from llada_uni.weights.parts import check_checkpoint, load_decoder_config
+from llada_uni.weights.sizes import stored_kind
 
 if TYPE_CHECKING:
-    from llada_uni.backbone.model import Backbone
     from llada_uni.decoder.dit import Decoder
     from llada_uni.decoder.semantic import SemanticEmbedder
     from llada_uni.decoder.vae import VAE
@@ -44,7 +47,7 @@ class Networks:
 
     ``name`` is what the checkpoint was opened as and is reported with results. ``load_s`` is the time spent loading so
     far, in seconds. ``adapters`` are directories of adapters, which are merged into a network when it is loaded.
-    ``pixels``: how pictures are drawn.
+    ``pixels``: how pictures are drawn; ``engine``: what writes the ids.
     ``keeping`` says in which form networks are kept; with a ``plan`` no more of them is in memory than it allows:
     ``held_bytes()`` now, ``peak_bytes`` at most so far. A network that makes way for another stays the same object
     without weights and gets them back when it is asked for here.
@@ -61,6 +64,7 @@ class Networks:
         pixels: PixelOptions | None = None,
         keeping: Keeping | None = None,
         plan: MemoryPlan | None = None,
+        engine: EngineName = "usual",
     ) -> None:
         check_checkpoint(directory)
         self.pixels = pixels or PixelOptions()
@@ -77,6 +81,9 @@ class Networks:
         self.load_s, self.peak_bytes = 0.0, 0
         self.plan = plan
         self.keeping = plan.keeping if plan is not None else keeping or Keeping()
+        self.engine: EngineName = engine
+        self.engines = Engines()
+        self._check_engine()
         self._networks: dict[str, torch.nn.Module] = {}
         self._asleep: set[str] = set()
         self._shared: WeakKeyDictionary[Decoder, SharedWork] = WeakKeyDictionary()
@@ -174,6 +181,17 @@ class Networks:
         if self.plan is not None and held > self.plan.budget - self.plan.process:
             raise ResourceError(f"the networks take {held} bytes, more than the plan of {self.plan.budget} allows")
 
+    def _check_engine(self) -> None:
+        if self.engine == "usual":
+            return
+        experts = self.keeping.experts or stored_kind(self.directory)
+        check_weights_stay(
+            self.keeping,
+            budget=self.plan is not None,
+            gpu=self.device.type == "cuda",
+            quantised=experts in ("int8", "int4") or self.keeping.experts == "fp8",
+        )
+
     def _check_adapters(self) -> None:
         names = {"backbone": "backbone", "decoder": "decoder", "decoder-turbo": "decoder_turbo"}
         for component in self._adapters:
@@ -193,7 +211,7 @@ class Networks:
             network = read(self.directory, **where)
             for path in self._adapters.get(component, ()):
                 apply_adapter(network, path).merge(keep=False)
-            return network
+            return lay_out(network) if isinstance(network, Backbone) else network
         finally:
             self.load_s += time.perf_counter() - began
 

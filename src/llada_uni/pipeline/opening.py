@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from llada_uni.pipeline.engines import check_engine
 from llada_uni.pipeline.memory import Keeping, MemoryPlan, plan_memory
 from llada_uni.pipeline.networks import Networks
 from llada_uni.pipeline.pixels import PixelOptions
@@ -29,9 +30,10 @@ def open_networks(
     memory: int | str | None = None,
     together: bool = False,
     pixels: PixelOptions | None = None,
+    engine: str | None = None,
 ) -> Networks:
     """Arguments and errors of ``LladaUni.from_pretrained``; no weights are read yet."""
-    place = resolve_device(_automatic(device))
+    place, writes = resolve_device(_automatic(device)), check_engine(engine)
     directory = resolve(name_or_dir, revision)
     adapters = [Path(one) for one in ([adapter] if isinstance(adapter, (str, Path)) else adapter or ())]
     keeping, plan = _kept(directory, place, dtype, quantize=quantize, offload=offload, memory=memory, together=together)
@@ -44,6 +46,7 @@ def open_networks(
         pixels=pixels,
         keeping=keeping,
         plan=plan,
+        engine=writes,
     )
 
 

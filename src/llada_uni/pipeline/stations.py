@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from llada_uni.backbone.denoiser import CachedDenoiser
 from llada_uni.errors import ConfigError
 from llada_uni.grid import TokenGrid
 from llada_uni.image_tokenizer.images import for_understanding, load_image
 from llada_uni.image_tokenizer.patches import patchify
+from llada_uni.pipeline.engines import written
 from llada_uni.pipeline.pixels import to_images
 from llada_uni.pipeline.results import EncodedImage, ImageResult
 from llada_uni.pipeline.velocity import OneContext
 from llada_uni.protocols import Event, Finished, FlowStep, LatentsDone, Request
-from llada_uni.sampling.block_sampler import Granularity, generate
+from llada_uni.sampling.block_sampler import Granularity
 from llada_uni.sampling.flow_sampler import sample_latents
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def encode(networks: Networks, sized: Sequence[Any]) -> list[EncodedImage]:
 def write(networks: Networks, requests: Sequence[Request], granularity: Granularity) -> Iterator[Event]:
     """Run the block sampler; yields its events and returns what every row finished with."""
     finished: dict[int, Finished] = {}
-    for event in generate(requests, CachedDenoiser(networks.backbone), granularity=granularity):
+    for event in written(networks, requests, granularity):
         if isinstance(event, Finished):
             finished[event.row] = event
         yield event

@@ -36,7 +36,7 @@ from llada_uni.sampling.settle import settle
 from llada_uni.sampling.sprint import check_denoiser, thin
 from llada_uni.sampling.wanted import by_branch, fills_in_random_order, priority, wanted_mask
 
-__all__ = ["Granularity", "advance", "generate", "plan", "prefill", "start"]
+__all__ = ["Granularity", "advance", "alike", "block_draws", "generate", "plan", "prefill", "start"]
 
 Granularity = Literal["step", "block"]
 """Which events are made: every step's, or those of finished blocks only."""
@@ -150,7 +150,7 @@ def _choose(rows: Sequence[Row], logits: Tensor) -> list[tuple[Tensor, Tensor, T
     offset = id_range[0] if id_range else 0
     first = list(accumulate((len(row.prompts) for row in rows), initial=0))
     results: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-    for group in _alike(rows):
+    for group in alike(rows):
         chosen, confidence, commit = _choose_alike([rows[i] for i in group], [first[i] for i in group], logits, offset)
         results.update(zip(group, zip(chosen, confidence, commit, strict=True), strict=True))
     return [results[i] for i in range(len(rows))]
@@ -162,7 +162,11 @@ def _choose_alike(
     """The same for rows with equal rules, whose branches are those from ``first`` on: each [rows, block_length]."""
     request = rows[0].request
     sampling, wanted = request.sampling, torch.stack([wanted_mask(row) for row in rows])
-    draws = torch.stack([_draws(row) for row in rows])[wanted].to(logits.device) if sampling.temperature > 0 else None
+    draws = (
+        torch.stack([block_draws(row)[row.step] for row in rows])[wanted].to(logits.device)
+        if sampling.temperature > 0
+        else None
+    )
     choice = choose_ids(
         _picked(logits, wanted, first, len(rows[0].prompts)), offset, request, None if draws is None else draws[None]
     )
@@ -196,17 +200,17 @@ def _spread_out(values: Tensor, wanted: Tensor) -> Tensor:
     return torch.zeros(wanted.shape, dtype=values.dtype).masked_scatter_(wanted, values.cpu())
 
 
-def _alike(rows: Sequence[Row]) -> list[list[int]]:
+def alike(rows: Sequence[Row]) -> list[list[int]]:
     """Indices of rows, grouped by equal rules, so that each group is one batch."""
     rules = [(r.request.guidance, r.request.allowed, r.request.sampling, r.request.mask_id) for r in rows]
     order = sorted(range(len(rows)), key=lambda i: rules.index(rules[i]))
     return [list(group) for _, group in groupby(order, key=lambda i: rules.index(rules[i]))]
 
 
-def _draws(row: Row) -> Tensor:
-    """Uniform numbers [block_length] of the row's current step; the same on every machine and in every batch."""
+def block_draws(row: Row) -> Tensor:
+    """Uniform numbers [steps, block_length] of the row's active block, the same on every machine and in every batch."""
     generator = stream(row.request.seed, "tokens", row.block)
-    return torch.rand(len(row.quotas), row.request.sampling.block_length, generator=generator)[row.step]
+    return torch.rand(len(row.quotas), row.request.sampling.block_length, generator=generator)
 
 
 def _id_range(rows: Sequence[Row]) -> tuple[int, int] | None:

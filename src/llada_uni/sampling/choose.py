@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from llada_uni.diffusion.guidance import editing, rescale_factor, simple
 from llada_uni.diffusion.unmasking import choose_tokens, filter_logits, rank_positions
 from llada_uni.protocols import Guidance, IdSet, Request
 
-__all__ = ["Choice", "allowed_logits", "choose_ids"]
+__all__ = ["Choice", "allowed_logits", "blocked_ids", "choose_ids", "combined_logits"]
 
 
 class Choice(NamedTuple):
@@ -43,27 +43,33 @@ def choose_ids(logits: Tensor, offset: int, rules: Request, draws: Tensor | None
     return Choice(chosen + rules.allowed.start, confidence, rank)
 
 
-def allowed_logits(logits: Tensor, offset: int, rules: Request) -> Tensor:
-    """Guided logits [B, L, allowed ids], forbidden ids and the mask at -inf; see :func:`choose_ids`."""
+def allowed_logits(logits: Tensor, offset: int, rules: Request, factor: Tensor | None = None) -> Tensor:
+    """Guided logits [B, L, allowed ids], forbidden ids and the mask at -inf; see :func:`choose_ids`.
+
+    ``factor`` [B, L, 1] rescales where it is known already; then logits of allowed ids are enough.
+    """
     guidance, allowed = rules.guidance, rules.allowed
     window = slice(allowed.start - offset, allowed.stop - offset)
-    if not guidance.needs_vocabulary:
+    if factor is not None:
+        scores = combined_logits(logits[..., window], guidance) * factor
+    elif not guidance.needs_vocabulary:
         scores = _guided(logits[..., window], guidance)
     else:
-        guided = _combined(logits, guidance)
+        guided = combined_logits(logits, guidance)
         scores = guided[..., window] * rescale_factor(guided, logits[:, 0], guidance.rescale)
-    blocked = _blocked(allowed, rules.mask_id, scores.device)
+    blocked = blocked_ids(allowed, rules.mask_id, allowed.start, allowed.stop, scores.device)
     return scores if blocked is None else scores.index_fill(-1, blocked, -math.inf)
 
 
 def _guided(logits: Tensor, guidance: Guidance) -> Tensor:
-    guided = _combined(logits, guidance)
+    guided = combined_logits(logits, guidance)
     if guidance.rescale == 0 or guidance.num_branches == 1:
         return guided
     return guided * rescale_factor(guided, logits[:, 0], guidance.rescale)
 
 
-def _combined(logits: Tensor, guidance: Guidance) -> Tensor:
+def combined_logits(logits: Tensor, guidance: Guidance) -> Tensor:
+    """Guided logits [B, L, V'] of all branches' [B, branches, L, V'], not rescaled."""
     branches = logits.unbind(1)
     if guidance.num_branches == 1:
         return branches[0]
@@ -73,7 +79,8 @@ def _combined(logits: Tensor, guidance: Guidance) -> Tensor:
     return editing(branches[0], branches[1], no_image, guidance.text, guidance.image)
 
 
-@lru_cache(maxsize=64)
-def _blocked(allowed: IdSet, mask_id: int, device: torch.device) -> Tensor | None:
-    ids = sorted({i for i in (*allowed.forbidden, mask_id) if allowed.start <= i < allowed.stop})
-    return torch.tensor([i - allowed.start for i in ids], device=device) if ids else None
+@cache  # recorded CUDA graphs read these tensors: they must stay
+def blocked_ids(allowed: IdSet, mask_id: int, start: int, stop: int, device: torch.device) -> Tensor | None:
+    """Forbidden ids and the mask among ``start <= id < stop``, counted from ``start``; None where there are none."""
+    ids = sorted({i for i in (*allowed.forbidden, mask_id) if start <= i < stop})
+    return torch.tensor([i - start for i in ids], device=device) if ids else None

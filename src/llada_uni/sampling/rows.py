@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -78,6 +79,10 @@ class Row:
 
     def open_mask(self) -> Tensor:
         """Bool [block_length]: open positions of the active block; prompt positions at its left are not open."""
+        return self._open
+
+    @cached_property
+    def _open(self) -> Tensor:
         start, end = self.span(self.block)
         mask = self.ids[start:end] == self.request.mask_id
         tail = self._length - (end - start)
