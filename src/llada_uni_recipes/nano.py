@@ -182,14 +182,14 @@ def tasks() -> TrainConfig:
     mix = MixConfig(
         image_share=0.7,
         questions=3,
-        whole_until=0.5,
+        whole_until=0.4,
         region_share=0.4,
         thinking_share=0.05,
         riddle_share=0.02,
         thinking_riddle_share=0.03,
-        edit_share=0.1,
-        story_share=0.03,
-        comparison_share=0.03,
+        edit_share=0.22,
+        story_share=0.12,
+        comparison_share=0.04,
         fact_share=0.01,
     )
     return replace(
