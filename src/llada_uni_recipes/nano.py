@@ -267,7 +267,7 @@ def package() -> PackageJob:
         guidance_image=0.0,
         story_guidance_text=1.5,
         story_guidance_image=0.0,
-        image_temperature=0.75,
+        image_temperature=0.5,
         image_threshold=1.0,
         image_order="random",
         text_order="sequential",

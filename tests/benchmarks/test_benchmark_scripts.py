@@ -202,7 +202,7 @@ def test_retrieval_baseline_end_to_end(tmp_path: Path, monkeypatch: pytest.Monke
     found = numbers["retrieval"]
     assert found["scenes"] + found["bench_scenes_left_out"] == 300
     assert found["questions"] == 2 * found["scenes"]
-    assert set(found["nearest"]) == {"generation", "understanding", "scoring_seconds"}
+    assert set(found["nearest"]) == {"generation", "understanding", "scoring_seconds", "outcomes"}
     assert found["common_answer_of_the_family"]["understanding"]["overall"] >= 0
     assert numbers["decoders"] == {"kept": True}, "other parts of the file stay"
 
