@@ -325,6 +325,12 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[dict[str, Any]], Iterator[str]]],
     ("Task suites", "tasks_nano", "tasks.py --limit 60", tasks),
     ("SPRINT", "sprint_nano", "sprint.py", sprint),
     (
+        "SPRINT on 2,000 pairs",
+        "sprint_pairs_nano",
+        "sprint.py --preset paper --pictures 742 --answers 1258 --state build/sprint",
+        sprint,
+    ),
+    (
         "Score against cost",
         "efficiency",
         "efficiency.py --limit 48 --questions 240 --work build/efficiency",

@@ -29,7 +29,10 @@ _EXAMPLES = {
     "generate": ("a red ball", "a blue fish", "a green star and a yellow house", "a purple boat"),
     "ask": ("what is in the picture?", "what colour is it?", "how many things are there?"),
     "edit": ("make it green", "add a yellow star", "put it on sand"),
-    "story": ("a red ball that grows", "draw 2 pictures: a blue fish moves from the left to the right."),
+    "story": (
+        "draw two pictures: a small orange hat grows.",
+        "draw three pictures: first there is one pink car. then one more comes in each picture.",
+    ),
 }
 _WORDS = {
     "generate": ("Prompt", "What shall be drawn?", "Draw"),

@@ -5,8 +5,8 @@ const status = (t) => {
   if (t.state === "failed") return t.error;
   if (t.state === "stopped") return "Stopped.";
   if (t.state === "done") {
-    const record = t.record, steps = record.steps || record.step;
-    return [`${record.seconds.toFixed(1)} s`, `seed ${record.seed}`, steps && `${steps} steps`].filter(Boolean).join(" · ");
+    const record = t.record, steps = record.segments ? 0 : record.steps || record.step;
+    return [`${record.seconds.toFixed(1)} s`, `seed ${record.seed}`, steps && (steps === 1 ? "1 step" : `${steps} steps`)].filter(Boolean).join(" · ");
   }
   if (t.state !== "running") return "";
   if (now.phase === "drawing") return now.flow ? `Drawing pixels · ${now.flow[0]} of ${now.flow[1]}` : "Drawing pixels";
