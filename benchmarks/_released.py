@@ -20,11 +20,16 @@ from torch.nn import functional as F
 
 from llada_uni.backbone.denoiser import CachedDenoiser
 from llada_uni.backbone.model import Backbone
+from llada_uni.backbone.slots import SlotBackbone
 from llada_uni.layers.moe import Experts, MoE, Routing
 from llada_uni.protocols import BranchKey, Denoiser, Finished, Prefix, Request, StepBatch
 from llada_uni.sampling.block_sampler import generate
+from llada_uni.sampling.captured import CapturedSampler
 
-__all__ = ["LADDER", "LoopedExperts", "ReleasedDenoiser", "denoiser", "plain", "written"]
+__all__ = ["CAPTURED", "LADDER", "LoopedExperts", "ReleasedDenoiser", "Side", "denoiser", "plain", "side", "written"]
+
+CAPTURED = "captured"
+"""The engine that keeps a whole block on the device; on CUDA its steps are recorded."""
 
 LADDER = ("reference", "reference, logits of the block", "reference, no expert loop", "ours")
 """From the released way to ours, one change at a time; the last step is the prefix cache."""
@@ -122,7 +127,17 @@ def denoiser(name: str, backbone: Backbone, *, mask_id: int) -> Denoiser:
     return ReleasedDenoiser(twin, mask_id=mask_id, window_logits=name == "reference")
 
 
-def written(requests: Sequence[Request], side: Denoiser) -> list[Finished]:
-    """Run the block sampler; what every request finished with."""
-    done: Iterator[Any] = (e for e in generate(requests, side, granularity="block") if isinstance(e, Finished))
+Side = Denoiser | CapturedSampler
+
+
+def side(name: str, backbone: Backbone, *, mask_id: int) -> Side:
+    """A side of the comparison by its name in ``LADDER``, or ``CAPTURED``."""
+    return CapturedSampler(SlotBackbone(backbone)) if name == CAPTURED else denoiser(name, backbone, mask_id=mask_id)
+
+
+def written(requests: Sequence[Request], side: Side) -> list[Finished]:
+    """Run the sampler; what every request finished with."""
+    held = isinstance(side, CapturedSampler)
+    events = side.generate(requests) if held else generate(requests, side, granularity="block")
+    done: Iterator[Any] = (event for event in events if isinstance(event, Finished))
     return sorted(done, key=lambda one: one.row)

@@ -20,7 +20,7 @@ import torch
 
 from _floors import Machine, backbone_step
 from _record import record, write
-from _released import LADDER, denoiser, written
+from _released import CAPTURED, LADDER, denoiser, side, written
 from _sizes import Networks, Shapes, shapes
 from _timing import arguments, clock, compared, run_options, seconds, spread, take_turns
 from _work import BLOCK, Step, agreement, picture_request
@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, default=8, help="steps per block")
     made.add_argument("--rescale-over", choices=("vocabulary", "allowed"), default="vocabulary", help="as released")
     made.add_argument("--batches", type=int, nargs="*", default=[1, 2, 8], help="pictures at once, smallest grid")
+    made.add_argument("--captured", action="store_true", help="also the engine with whole blocks on the device")
     made.add_argument("--surplus", action=argparse.BooleanOptionalAction, default=True)
     return made
 
@@ -49,10 +50,10 @@ def asked(found: Shapes, side: int, options: Any, turn: int) -> Request:
     return replace(request, guidance=replace(request.guidance, rescale_over=options.rescale_over))
 
 
-def grid_row(backbone: Backbone, found: Shapes, options: Any, side: int, names: list[str]) -> dict[str, Any]:
-    """One picture of ``side`` x ``side`` codes by every side; other words in every round."""
-    requests = [asked(found, side, options, n) for n in range(options.rounds)]
-    sides = {name: denoiser(name, backbone, mask_id=found.mask_id) for name in names}
+def grid_row(backbone: Backbone, found: Shapes, options: Any, grid: int, names: list[str]) -> dict[str, Any]:
+    """One picture of ``grid`` x ``grid`` codes by every side; other words in every round."""
+    requests = [asked(found, grid, options, n) for n in range(options.rounds)]
+    sides = {name: side(name, backbone, mask_id=found.mask_id) for name in names}
     results: dict[str, dict[int, Any]] = {name: {} for name in names}
 
     def run(name: str) -> Any:
@@ -61,11 +62,11 @@ def grid_row(backbone: Backbone, found: Shapes, options: Any, side: int, names: 
     taken = take_turns({name: run(name) for name in names}, options.rounds, options.device, warm_up=0)
     ours = results["ours"]
     told = compared(taken, "ours")
-    cost = backbone_step(found.backbone, branches=2, context=40 + side * side // 2, element=options.dtype.itemsize)
+    cost = backbone_step(found.backbone, branches=2, context=40 + grid * grid // 2, element=options.dtype.itemsize)
     calls = ours[0].usage.num_calls
-    sys.stderr.write(f"{side} x {side}: {told['seconds']['ours']['median']:.3f} s\n")
+    sys.stderr.write(f"{grid} x {grid}: {told['seconds']['ours']['median']:.3f} s\n")
     return {
-        "grid": side,
+        "grid": grid,
         "calls": calls,
         **told,
         "floor_s": calls * cost.floor_s(options.machine),
@@ -77,13 +78,13 @@ def grid_row(backbone: Backbone, found: Shapes, options: Any, side: int, names: 
     }
 
 
-def batch_rows(backbone: Backbone, found: Shapes, options: Any) -> list[dict[str, Any]]:
-    """Several pictures at once: seconds each, and times faster than one at a time."""
-    side, mask = min(options.grids + options.ours_only), found.mask_id
-    batches = {count: [asked(found, side, options, n) for n in range(count)] for count in options.batches}
-    ours = denoiser("ours", backbone, mask_id=mask)
+def batch_rows(backbone: Backbone, found: Shapes, options: Any, name: str) -> list[dict[str, Any]]:
+    """Several pictures at once by one side: seconds each, and times faster than one at a time."""
+    grid = min(options.grids + options.ours_only)
+    batches = {count: [asked(found, grid, options, n) for n in range(count)] for count in options.batches}
+    one_side = side(name, backbone, mask_id=found.mask_id)
     taken = take_turns(
-        {str(count): lambda _, requests=requests: written(requests, ours) for count, requests in batches.items()},
+        {str(count): lambda _, requests=requests: written(requests, one_side) for count, requests in batches.items()},
         options.rounds,
         options.device,
     )
@@ -91,7 +92,7 @@ def batch_rows(backbone: Backbone, found: Shapes, options: Any) -> list[dict[str
     first = options.batches[0]
     return [
         {
-            "grid": side,
+            "grid": grid,
             "batch": count,
             "seconds_each": spread(each[count]),
             "times_faster_each": spread([a / b for a, b in zip(each[first], each[count], strict=True)], 3),
@@ -105,8 +106,8 @@ def surplus(backbone: Backbone, found: Shapes, options: Any) -> dict[str, Any]:
 
     One step of every fourth such block is measured, and counted for as many steps and blocks as there are.
     """
-    side = max(options.grids)
-    first, last = -(-(40 + side * side) // BLOCK), -(-(40 + _RELEASED_LENGTH) // BLOCK)
+    grid = max(options.grids)
+    first, last = -(-(40 + grid * grid) // BLOCK), -(-(40 + _RELEASED_LENGTH) // BLOCK)
     rows: dict[str, float] = {}
     for name in ("reference", "ours"):
         found_s = []
@@ -116,7 +117,7 @@ def surplus(backbone: Backbone, found: Shapes, options: Any) -> dict[str, Any]:
             found_s.append(seconds(lambda step=step: step(1), options.device))
             step.close()
         rows[name] = options.steps * (last - first) * sum(found_s) / max(len(found_s), 1)
-    return {"grid": side, "surplus_blocks": max(0, last - first), "seconds": rows}
+    return {"grid": grid, "surplus_blocks": max(0, last - first), "seconds": rows}
 
 
 @torch.inference_mode()
@@ -127,15 +128,19 @@ def main(given: list[str] | None = None) -> None:
     options.machine = Machine.measured(options.device, options.dtype)
     backbone = Networks(found, device=options.device, dtype=options.dtype, seed=options.seed).backbone
     names = [name for name in LADDER if name == "ours" or ("reference" in options.against and name in options.sides)]
+    further = [CAPTURED] if options.captured else []
+    names += further
     for name in names:
-        written([picture_request(found, 4, steps=2)], denoiser(name, backbone, mask_id=found.mask_id))
+        written([picture_request(found, 4, steps=2)], side(name, backbone, mask_id=found.mask_id))
     numbers: dict[str, Any] = {
         "size": options.size, "dtype": str(options.dtype).removeprefix("torch."), "clock": clock(options.device),
         "steps_per_block": options.steps, "rescale_over": options.rescale_over, "machine": options.machine.as_dict(),
-        "grids": [grid_row(backbone, found, options, side, names) for side in options.grids]
-        + [grid_row(backbone, found, options, side, ["ours"]) for side in options.ours_only],
-        "batches": batch_rows(backbone, found, options) if options.batches else [],
+        "grids": [grid_row(backbone, found, options, grid, names) for grid in options.grids]
+        + [grid_row(backbone, found, options, grid, ["ours", *further]) for grid in options.ours_only],
+        "batches": batch_rows(backbone, found, options, "ours") if options.batches else [],
     }  # fmt: skip
+    if options.captured and options.batches:
+        numbers["batches_captured"] = batch_rows(backbone, found, options, CAPTURED)
     if options.surplus and options.grids and "reference" in options.against:
         numbers["surplus"] = surplus(backbone, found, options)
     write(record(numbers, device=str(options.device), arguments=given), options.out)

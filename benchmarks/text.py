@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from _record import record, write
-from _released import denoiser, written
+from _released import CAPTURED, side, written
 from _sizes import Networks, Shapes, shapes
 from _timing import arguments, clock, compared, run_options, spread, take_turns
 from _work import BLOCK, agreement, text_request
@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     made = arguments(__doc__, against=("reference", "diffusers"))
     made.add_argument("--grid", type=int, help="side of pictures in codes (default: 8, and 32 for uni)")
     made.add_argument("--steps", type=int, default=32, help="steps per block")
+    made.add_argument("--captured", action="store_true", help="also the engine with whole blocks on the device")
     made.add_argument("--batches", type=int, nargs="*", default=[1, 2, 8, 32], help="answers at once")
     return made
 
@@ -69,10 +70,12 @@ def case_row(backbone: Backbone, networks: Networks, case: Case, options: Any) -
     ids: dict[str, dict[int, Any]] = {}
 
     def through(name: str) -> Any:
-        side = denoiser(name, backbone, mask_id=found.mask_id)
-        return lambda turn: ids.setdefault(name, {}).__setitem__(turn, written([requests[turn]], side)[0].output_ids)
+        one = side(name, backbone, mask_id=found.mask_id)
+        return lambda turn: ids.setdefault(name, {}).__setitem__(turn, written([requests[turn]], one)[0].output_ids)
 
     sides = {name: through(name) for name in ("ours", "reference") if name == "ours" or name in options.against}
+    if options.captured:
+        sides[CAPTURED] = through(CAPTURED)
     if "diffusers" in options.against:
         from _diffusers_peers import TextPeer
 
@@ -107,14 +110,14 @@ def encoding(networks: Networks, case: Case, options: Any) -> dict[str, float]:
     return spread(take_turns({"": lambda _: model(patches, grids)}, options.rounds, options.device)[""])
 
 
-def batch_rows(backbone: Backbone, found: Shapes, options: Any) -> list[dict[str, Any]]:
-    """Several answers about a picture at once: seconds each, and times faster than one at a time."""
-    ours, case = denoiser("ours", backbone, mask_id=found.mask_id), CASES[1]
+def batch_rows(backbone: Backbone, found: Shapes, options: Any, name: str) -> list[dict[str, Any]]:
+    """Several answers about a picture at once by one side: seconds each, and times faster than one at a time."""
+    one_side, case = side(name, backbone, mask_id=found.mask_id), CASES[1]
     batches = {
         count: [fitted(found, case, options, options.seed + n) for n in range(count)] for count in options.batches
     }
     taken = take_turns(
-        {str(count): lambda _, requests=requests: written(requests, ours) for count, requests in batches.items()},
+        {str(count): lambda _, requests=requests: written(requests, one_side) for count, requests in batches.items()},
         options.rounds,
         options.device,
     )
@@ -142,8 +145,10 @@ def main(given: list[str] | None = None) -> None:
         "size": options.size, "dtype": str(options.dtype).removeprefix("torch."), "clock": clock(options.device),
         "steps_per_block": options.steps, "picture": options.grid,
         "cases": [case_row(backbone, networks, case, options) for case in CASES],
-        "batches": batch_rows(backbone, networks.shapes, options) if options.batches else [],
+        "batches": batch_rows(backbone, networks.shapes, options, "ours") if options.batches else [],
     }  # fmt: skip
+    if options.captured and options.batches:
+        numbers["batches_captured"] = batch_rows(backbone, networks.shapes, options, CAPTURED)
     write(record(numbers, device=str(options.device), arguments=given), options.out)
 
 
