@@ -10,7 +10,7 @@ Source: released ``generate_bd``, ``generate_bd_image`` and modeling_llada2uni_m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from _timing import spread, take_turns
 from llada_uni.backbone.denoiser import CachedDenoiser
 from llada_uni.backbone.model import Backbone
 from llada_uni.backbone.slots import SlotBackbone
@@ -26,7 +27,18 @@ from llada_uni.protocols import BranchKey, Denoiser, Finished, Prefix, Request, 
 from llada_uni.sampling.block_sampler import generate
 from llada_uni.sampling.captured import CapturedSampler
 
-__all__ = ["CAPTURED", "LADDER", "LoopedExperts", "ReleasedDenoiser", "Side", "denoiser", "plain", "side", "written"]
+__all__ = [
+    "CAPTURED",
+    "LADDER",
+    "LoopedExperts",
+    "ReleasedDenoiser",
+    "Side",
+    "batch_rows",
+    "denoiser",
+    "plain",
+    "side",
+    "written",
+]
 
 CAPTURED = "captured"
 """The engine that keeps a whole block on the device; on CUDA its steps are recorded."""
@@ -141,3 +153,22 @@ def written(requests: Sequence[Request], side: Side) -> list[Finished]:
     events = side.generate(requests) if held else generate(requests, side, granularity="block")
     done: Iterator[Any] = (event for event in events if isinstance(event, Finished))
     return sorted(done, key=lambda one: one.row)
+
+
+def batch_rows(batches: Mapping[int, Sequence[Request]], one: Side, options: Any) -> list[dict[str, Any]]:
+    """Requests at once, by their number: seconds each, and times faster than in the first and smallest batch."""
+    taken = take_turns(
+        {str(count): lambda _, requests=requests: written(requests, one) for count, requests in batches.items()},
+        options.rounds,
+        options.device,
+    )
+    each = {count: [total / count for total in taken[str(count)]] for count in batches}
+    first = each[next(iter(batches))]
+    return [
+        {
+            "batch": count,
+            "seconds_each": spread(each[count]),
+            "times_faster_each": spread([a / b for a, b in zip(first, each[count], strict=True)], 3),
+        }
+        for count in batches
+    ]

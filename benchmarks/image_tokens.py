@@ -20,9 +20,9 @@ import torch
 
 from _floors import Machine, backbone_step
 from _record import record, write
-from _released import CAPTURED, LADDER, denoiser, side, written
+from _released import CAPTURED, LADDER, batch_rows, denoiser, side, written
 from _sizes import Networks, Shapes, shapes
-from _timing import arguments, clock, compared, run_options, seconds, spread, take_turns
+from _timing import arguments, clock, compared, run_options, seconds, take_turns
 from _work import BLOCK, Step, agreement, picture_request
 from llada_uni.backbone.model import Backbone
 from llada_uni.protocols import Request
@@ -78,27 +78,12 @@ def grid_row(backbone: Backbone, found: Shapes, options: Any, grid: int, names: 
     }
 
 
-def batch_rows(backbone: Backbone, found: Shapes, options: Any, name: str) -> list[dict[str, Any]]:
-    """Several pictures at once by one side: seconds each, and times faster than one at a time."""
+def pictures_at_once(backbone: Backbone, found: Shapes, options: Any, name: str) -> list[dict[str, Any]]:
+    """Several pictures of the smallest grid at once, by one side."""
     grid = min(options.grids + options.ours_only)
     batches = {count: [asked(found, grid, options, n) for n in range(count)] for count in options.batches}
-    one_side = side(name, backbone, mask_id=found.mask_id)
-    taken = take_turns(
-        {str(count): lambda _, requests=requests: written(requests, one_side) for count, requests in batches.items()},
-        options.rounds,
-        options.device,
-    )
-    each = {count: [one / count for one in taken[str(count)]] for count in batches}
-    first = options.batches[0]
-    return [
-        {
-            "grid": grid,
-            "batch": count,
-            "seconds_each": spread(each[count]),
-            "times_faster_each": spread([a / b for a, b in zip(each[first], each[count], strict=True)], 3),
-        }
-        for count in batches
-    ]
+    rows = batch_rows(batches, side(name, backbone, mask_id=found.mask_id), options)
+    return [{"grid": grid, **row} for row in rows]
 
 
 def surplus(backbone: Backbone, found: Shapes, options: Any) -> dict[str, Any]:
@@ -137,10 +122,10 @@ def main(given: list[str] | None = None) -> None:
         "steps_per_block": options.steps, "rescale_over": options.rescale_over, "machine": options.machine.as_dict(),
         "grids": [grid_row(backbone, found, options, grid, names) for grid in options.grids]
         + [grid_row(backbone, found, options, grid, ["ours", *further]) for grid in options.ours_only],
-        "batches": batch_rows(backbone, found, options, "ours") if options.batches else [],
+        "batches": pictures_at_once(backbone, found, options, "ours") if options.batches else [],
     }  # fmt: skip
     if options.captured and options.batches:
-        numbers["batches_captured"] = batch_rows(backbone, found, options, CAPTURED)
+        numbers["batches_captured"] = pictures_at_once(backbone, found, options, CAPTURED)
     if options.surplus and options.grids and "reference" in options.against:
         numbers["surplus"] = surplus(backbone, found, options)
     write(record(numbers, device=str(options.device), arguments=given), options.out)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from _record import record, write
-from _released import CAPTURED, side, written
+from _released import CAPTURED, batch_rows, side, written
 from _sizes import Networks, Shapes, shapes
 from _timing import arguments, clock, compared, run_options, spread, take_turns
 from _work import BLOCK, agreement, text_request
@@ -110,28 +110,14 @@ def encoding(networks: Networks, case: Case, options: Any) -> dict[str, float]:
     return spread(take_turns({"": lambda _: model(patches, grids)}, options.rounds, options.device)[""])
 
 
-def batch_rows(backbone: Backbone, found: Shapes, options: Any, name: str) -> list[dict[str, Any]]:
-    """Several answers about a picture at once by one side: seconds each, and times faster than one at a time."""
-    one_side, case = side(name, backbone, mask_id=found.mask_id), CASES[1]
+def answers_at_once(backbone: Backbone, found: Shapes, options: Any, name: str) -> list[dict[str, Any]]:
+    """Several answers about a picture at once, by one side."""
+    case = CASES[1]
     batches = {
         count: [fitted(found, case, options, options.seed + n) for n in range(count)] for count in options.batches
     }
-    taken = take_turns(
-        {str(count): lambda _, requests=requests: written(requests, one_side) for count, requests in batches.items()},
-        options.rounds,
-        options.device,
-    )
-    each = {count: [one / count for one in taken[str(count)]] for count in batches}
-    first = options.batches[0]
-    return [
-        {
-            "batch": count,
-            "seconds_each": spread(each[count]),
-            "times_faster_each": spread([a / b for a, b in zip(each[first], each[count], strict=True)], 3),
-            "tokens_per_s": case.num_tokens / spread(each[count])["median"],
-        }
-        for count in batches
-    ]
+    rows = batch_rows(batches, side(name, backbone, mask_id=found.mask_id), options)
+    return [{**row, "tokens_per_s": case.num_tokens / row["seconds_each"]["median"]} for row in rows]
 
 
 @torch.inference_mode()
@@ -145,10 +131,10 @@ def main(given: list[str] | None = None) -> None:
         "size": options.size, "dtype": str(options.dtype).removeprefix("torch."), "clock": clock(options.device),
         "steps_per_block": options.steps, "picture": options.grid,
         "cases": [case_row(backbone, networks, case, options) for case in CASES],
-        "batches": batch_rows(backbone, networks.shapes, options, "ours") if options.batches else [],
+        "batches": answers_at_once(backbone, networks.shapes, options, "ours") if options.batches else [],
     }  # fmt: skip
     if options.captured and options.batches:
-        numbers["batches_captured"] = batch_rows(backbone, networks.shapes, options, CAPTURED)
+        numbers["batches_captured"] = answers_at_once(backbone, networks.shapes, options, CAPTURED)
     write(record(numbers, device=str(options.device), arguments=given), options.out)
 
 

@@ -246,19 +246,21 @@ def test_backbone_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_image_tokens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     numbers = run("image_tokens", monkeypatch, tmp_path / "o.json", "--grids", "4", "--ours-only", "5", "--steps", "2",
-                  "--batches", "1", "2", "--no-surplus")  # fmt: skip
+                  "--batches", "1", "2", "--no-surplus", "--captured")  # fmt: skip
     row, other = numbers["grids"]
     assert set(row["same_ids"].values()) == {1.0}
-    assert set(row["seconds"]) == {"reference", "reference, logits of the block", "reference, no expert loop", "ours"}
-    assert set(other["seconds"]) == {"ours"}
-    assert [one["batch"] for one in numbers["batches"]] == [1, 2]
+    assert set(row["seconds"]) == {"reference", "reference, logits of the block", "reference, no expert loop", "ours",
+                                   "captured"}  # fmt: skip
+    assert set(other["seconds"]) == {"ours", "captured"}
+    for name in ("batches", "batches_captured"):
+        assert [one["batch"] for one in numbers[name]] == [1, 2]
 
 
 def test_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     numbers = run("text", monkeypatch, tmp_path / "o.json", "--grid", "4", "--steps", "2", "--batches", "1", "2",
-                  "--against", "reference")  # fmt: skip
+                  "--against", "reference", "--captured")  # fmt: skip
     assert [one["num_tokens"] for one in numbers["cases"]] == [32, 32, 60, 32]
-    assert all(one["same_ids"] == {"reference": 1.0} for one in numbers["cases"])
+    assert all(one["same_ids"] == {"reference": 1.0, "captured": 1.0} for one in numbers["cases"])
     assert all((one["prompt_tokens"] + one["num_tokens"]) % 32 == 0 for one in numbers["cases"])
 
 
