@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+import decoder_helpers
 import pytest
 import torch
+from decoder_helpers import random_decoder
 
 from golden_fixtures import assert_close, load_case
 from llada_uni.config import to_mapping
@@ -15,27 +17,9 @@ from llada_uni.decoder.positions import PlaceTables, condition_positions, image_
 from llada_uni.errors import ConfigError, SizeError
 
 CPU = torch.device("cpu")
-TINY = DecoderConfig(
-    dim=24,
-    n_heads=2,
-    axes_dims=(4, 4, 4),
-    axes_lens=(200, 16, 16),
-    n_layers=2,
-    n_refiner_layers=1,
-    in_channels=4,
-    cap_feat_dim=6,
-    time_hidden_dim=32,
-)
+TINY = dataclasses.replace(decoder_helpers.TINY, n_layers=2)
 GRID = dataclasses.replace(TINY, condition_positions="grid")
 PLACED = dataclasses.replace(GRID, absolute_positions=12)
-
-
-def random_decoder(config: DecoderConfig, dtype: torch.dtype = torch.float64) -> Decoder:
-    torch.manual_seed(5)
-    model = Decoder(config)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model.to(dtype)
 
 
 def golden_decoder() -> tuple[Decoder, dict, dict]:
@@ -152,7 +136,7 @@ def test_skipping_unused_rows_of_the_last_layer_changes_nothing():
 
 
 def test_every_parameter_gets_a_gradient():
-    model = random_decoder(TINY)
+    model = random_decoder(TINY).requires_grad_(True)
     latents, time, conditions = torch.randn(1, 4, 4, 6).double(), torch.rand(1).double(), torch.randn(1, 5, 6).double()
     model(latents, time, conditions).square().sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
